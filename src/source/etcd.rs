@@ -1,0 +1,1 @@
+//! Real etcd as a source.
