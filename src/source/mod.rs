@@ -3,6 +3,7 @@
 //! Owns the vocabulary between the mirror's loop and a store. Must not decide anything: when to
 //! connect, what to ask and what to believe is the business of `mirror`.
 
+pub(crate) mod classify;
 pub(crate) mod etcd;
 
 use std::error::Error as StdError;

@@ -1,0 +1,386 @@
+//! Judging watch responses: whole revisions, in order, continuous with what is known.
+//!
+//! Owns the checks on what etcd delivers and the coalescing of many events into one history per
+//! key. Pure: it reads known numbers through a closure and changes nothing, so a refused batch
+//! leaves no trace. Must not decode values or build views.
+
+use smallvec::SmallVec;
+
+use crate::entry::Numbers;
+use crate::event::{Event, RawKeyValue, Revision, WatchResponse};
+use crate::range::KeyRange;
+
+/// How strictly events must continue what is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Continuity {
+    /// Any break refuses the whole batch; what a mirror uses.
+    #[default]
+    Strict,
+    /// Breaks are tolerated and listed in [`Applied`](crate::Applied): for fixtures that write
+    /// events by hand. A put is applied even when its create revision or version is unexpected; a
+    /// put or delete older than the key, or a delete of an unknown key, is ignored. A missing
+    /// header is allowed.
+    Lenient,
+}
+
+/// How an event fails to continue the known numbers of its key.
+///
+/// Each etcd write moves them in a fixed way, so a break means lost history (etcd issues 17529 and
+/// 18089 lose it without any error).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Break {
+    /// A delete of a key that is not known.
+    UnknownKeyDeleted,
+    /// A put that is not a creation, of a key that is not known.
+    UnknownKeyModified,
+    /// A creation whose version is not 1.
+    CreatedVersion,
+    /// An event older than what is known of its key, or a redelivered event whose effect is not
+    /// there.
+    ModRevision,
+    /// A put with another create revision than the known key.
+    CreateRevision,
+    /// A put whose version is not the known one plus one.
+    Version,
+}
+
+impl Break {
+    /// Whether the lenient mode applies the event all the same.
+    fn applies_leniently(self) -> bool {
+        !matches!(self, Break::UnknownKeyDeleted | Break::ModRevision)
+    }
+}
+
+/// A batch was refused. Nothing of it was applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyError {
+    /// The response is from another cluster. Give up, or load anew under a new epoch.
+    #[error("response of cluster {got:x}, expected {expected:x}")]
+    ClusterMismatch {
+        /// The cluster the view is of.
+        expected: u64,
+        /// The cluster that sent the response.
+        got: u64,
+    },
+    /// A response with events has no header, so its cluster is unknown. Reopen the watch.
+    #[error("response without header")]
+    MissingHeader,
+    /// The header's revision is below the events it heads. Reopen the watch elsewhere.
+    #[error("header revision {header} is below event revision {event}")]
+    HeaderBehind {
+        /// The header's revision.
+        header: Revision,
+        /// The revision of the event.
+        event: Revision,
+    },
+    /// Revisions go down within a response, or are not positive. Reopen the watch.
+    #[error("event revision {got} after {previous}")]
+    OutOfOrder {
+        /// The revision before it.
+        previous: Revision,
+        /// The offending revision.
+        got: Revision,
+    },
+    /// The batch ends inside a fragmented response. Give the rest along.
+    #[error("the last response is only a fragment")]
+    Incomplete,
+    /// The watcher was cancelled, which says nothing about keys. Handle it before applying.
+    #[error("response cancels the watcher: {reason}")]
+    Canceled {
+        /// The server's reason.
+        reason: String,
+    },
+    /// An event is about a key outside the mirrored range. Reopen the watch; report the server.
+    #[error("key {} is outside the range", key.escape_ascii())]
+    OutsideRange {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// History was lost: the event does not continue what is known. Reload.
+    #[error("{} at revision {mod_revision} does not continue what is known: {reason:?}", key.escape_ascii())]
+    Discontinuity {
+        /// The key.
+        key: Vec<u8>,
+        /// The event's revision.
+        mod_revision: Revision,
+        /// What does not fit.
+        reason: Break,
+    },
+}
+
+/// An event that the lenient mode tolerated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tolerated {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The event's revision.
+    pub mod_revision: Revision,
+    /// What does not fit.
+    pub reason: Break,
+    /// Whether the event was applied anyway; otherwise it was ignored.
+    pub applied: bool,
+}
+
+/// What the events of one batch did to one key.
+#[derive(Debug)]
+pub(crate) struct KeyHistory {
+    pub(crate) key: Vec<u8>,
+    /// The key was deleted on the way, so nothing of its earlier life may be shown again.
+    pub(crate) deleted: bool,
+    /// The writes since the last deletion, oldest first; empty when the key ends absent.
+    pub(crate) puts: SmallVec<[RawKeyValue; 1]>,
+}
+
+/// A batch that may be applied.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// Ascending by key, each key once.
+    pub(crate) keys: Vec<KeyHistory>,
+    /// The last event's revision; zero when every event was redelivered.
+    pub(crate) revision: Revision,
+    pub(crate) events: usize,
+    pub(crate) duplicates: usize,
+    pub(crate) tolerated: Vec<Tolerated>,
+    pub(crate) cluster_id: Option<u64>,
+}
+
+/// What a batch is judged against.
+pub(crate) struct Known<'a, F> {
+    pub(crate) range: &'a KeyRange,
+    pub(crate) cluster_id: Option<u64>,
+    /// Events at or below it were applied before (B7).
+    pub(crate) confirmed: Revision,
+    /// The numbers of a known key: an entry's, or a rejected value's (C10).
+    pub(crate) numbers: F,
+    pub(crate) continuity: Continuity,
+}
+
+/// An event in arrival order with its verdict from the order checks.
+struct Arrival {
+    event: Event,
+    redelivered: bool,
+}
+
+/// Checks the responses as one batch and sums the events up per key.
+pub(crate) fn judge<F>(
+    known: &Known<'_, F>,
+    responses: Vec<WatchResponse>,
+) -> Result<Batch, ApplyError>
+where
+    F: Fn(&[u8]) -> Option<Numbers>,
+{
+    let mut batch = Batch::default();
+    let mut arrivals = order(known, responses, &mut batch)?;
+    // A stable sort keeps the arrival order within a key, which decides when one revision touches
+    // a key twice (C3).
+    arrivals.sort_by(|a, b| a.event.key().cmp(b.event.key()));
+    let mut arrivals = arrivals.into_iter().peekable();
+    while let Some(first) = arrivals.next() {
+        let mut history = History::new(known, first.event.key());
+        history.step(first, &mut batch)?;
+        while let Some(next) = arrivals.next_if(|next| next.event.key() == history.key()) {
+            history.step(next, &mut batch)?;
+        }
+        if history.touched {
+            batch.keys.push(history.sum);
+        }
+    }
+    Ok(batch)
+}
+
+/// Header, range and order checks; flattens the responses into arrivals.
+fn order<F>(
+    known: &Known<'_, F>,
+    responses: Vec<WatchResponse>,
+    batch: &mut Batch,
+) -> Result<Vec<Arrival>, ApplyError> {
+    if responses.last().is_some_and(|last| last.fragment) {
+        return Err(ApplyError::Incomplete);
+    }
+    let mut arrivals = Vec::with_capacity(responses.iter().map(|r| r.events.len()).sum());
+    let mut cursor = known.confirmed;
+    let mut previous = 0;
+    for response in responses {
+        check_header(known, &response, batch)?;
+        let fragment = response.fragment;
+        for event in response.events {
+            let revision = event.mod_revision();
+            if revision < previous || revision <= 0 {
+                return Err(ApplyError::OutOfOrder { previous, got: revision });
+            }
+            if !known.range.contains(event.key()) {
+                return Err(ApplyError::OutsideRange { key: event.key().to_vec() });
+            }
+            previous = revision;
+            let redelivered = revision <= cursor;
+            if redelivered {
+                batch.duplicates += 1;
+            } else {
+                batch.events += 1;
+                batch.revision = revision;
+            }
+            arrivals.push(Arrival { event, redelivered });
+        }
+        if !fragment {
+            // Response borders are revision borders, so the next response starts above; what does
+            // not is redelivered. Order is judged within a response only.
+            cursor = cursor.max(previous);
+            previous = 0;
+        }
+    }
+    Ok(arrivals)
+}
+
+fn check_header<F>(
+    known: &Known<'_, F>,
+    response: &WatchResponse,
+    batch: &mut Batch,
+) -> Result<(), ApplyError> {
+    if response.canceled || response.compact_revision != 0 {
+        return Err(ApplyError::Canceled { reason: response.cancel_reason.clone() });
+    }
+    let Some(header) = response.header else {
+        let allowed = response.events.is_empty() || known.continuity == Continuity::Lenient;
+        return if allowed { Ok(()) } else { Err(ApplyError::MissingHeader) };
+    };
+    let expected = known.cluster_id.or(batch.cluster_id);
+    if let Some(expected) = expected.filter(|expected| *expected != header.cluster_id) {
+        return Err(ApplyError::ClusterMismatch { expected, got: header.cluster_id });
+    }
+    batch.cluster_id = Some(header.cluster_id);
+    match response.events.last().map(Event::mod_revision) {
+        Some(event) if event > header.revision => {
+            Err(ApplyError::HeaderBehind { header: header.revision, event })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The running state of one key while its events pass.
+struct History {
+    sum: KeyHistory,
+    now: Option<Numbers>,
+    /// The revision of the last event of this batch that touched the key.
+    last: Option<Revision>,
+    touched: bool,
+    continuity: Continuity,
+}
+
+impl History {
+    fn new<F>(known: &Known<'_, F>, key: &[u8]) -> Self
+    where
+        F: Fn(&[u8]) -> Option<Numbers>,
+    {
+        History {
+            sum: KeyHistory { key: key.to_vec(), deleted: false, puts: SmallVec::new() },
+            now: (known.numbers)(key),
+            last: None,
+            touched: false,
+            continuity: known.continuity,
+        }
+    }
+
+    fn key(&self) -> &[u8] {
+        &self.sum.key
+    }
+
+    fn step(&mut self, arrival: Arrival, batch: &mut Batch) -> Result<(), ApplyError> {
+        let Arrival { event, redelivered } = arrival;
+        let mod_revision = event.mod_revision();
+        if redelivered && (self.continuity == Continuity::Lenient || self.has_effect_of(&event)) {
+            return Ok(());
+        }
+        let repeated = matches!(event, Event::Delete { .. })
+            && self.now.is_none()
+            && self.last == Some(mod_revision);
+        if repeated {
+            // One transaction can delete a key twice; the second has no effect.
+            batch.duplicates += 1;
+            return Ok(());
+        }
+        let reason = if redelivered { Some(Break::ModRevision) } else { self.break_of(&event) };
+        if let Some(reason) = reason {
+            let key = event.key().to_vec();
+            if self.continuity == Continuity::Strict {
+                return Err(ApplyError::Discontinuity { key, mod_revision, reason });
+            }
+            let applied = reason.applies_leniently();
+            batch.tolerated.push(Tolerated { key, mod_revision, reason, applied });
+            if !applied {
+                return Ok(());
+            }
+        }
+        self.take(event);
+        Ok(())
+    }
+
+    /// Whether the effect of a redelivered event is in what is known (B7): else it was never
+    /// applied, or history was written anew.
+    fn has_effect_of(&self, event: &Event) -> bool {
+        match (self.now, event) {
+            (None, _) => true,
+            (Some(now), Event::Delete { mod_revision, .. }) => now.mod_revision >= *mod_revision,
+            (Some(now), Event::Put(kv)) if now.mod_revision == kv.mod_revision => {
+                now.create_revision == kv.create_revision
+                    && (now.version == kv.version || now.version == 0 || kv.version == 0)
+            }
+            (Some(now), Event::Put(kv)) => now.mod_revision > kv.mod_revision,
+        }
+    }
+
+    fn break_of(&self, event: &Event) -> Option<Break> {
+        let revision = event.mod_revision();
+        let same_revision = self.last == Some(revision);
+        match (self.now, event) {
+            (None, Event::Delete { .. }) => Some(Break::UnknownKeyDeleted),
+            (None, Event::Put(kv)) if kv.create_revision != kv.mod_revision => {
+                Some(Break::UnknownKeyModified)
+            }
+            // Version 0 is of a server that keeps none.
+            (None, Event::Put(kv)) if kv.version > 1 || kv.version < 0 => {
+                Some(Break::CreatedVersion)
+            }
+            (None, Event::Put(_)) => None,
+            (Some(now), _) if revision <= now.mod_revision && !same_revision => {
+                Some(Break::ModRevision)
+            }
+            (Some(_), Event::Delete { .. }) => None,
+            (Some(now), Event::Put(kv)) if kv.create_revision != now.create_revision => {
+                Some(Break::CreateRevision)
+            }
+            (Some(now), Event::Put(kv)) => {
+                let kept = now.version != 0 && kv.version != 0;
+                (kept && kv.version.checked_sub(1) != Some(now.version)).then_some(Break::Version)
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        self.touched = true;
+        self.last = Some(event.mod_revision());
+        match event {
+            Event::Put(kv) => {
+                let numbers = Numbers::from(&kv);
+                if self.now.is_some_and(|now| now.create_revision != numbers.create_revision) {
+                    // Only the lenient mode gets here: the missing deletion is implied.
+                    self.sum.deleted = true;
+                    self.sum.puts.clear();
+                }
+                self.now = Some(numbers);
+                self.sum.puts.push(kv);
+            }
+            Event::Delete { .. } => {
+                self.now = None;
+                self.sum.deleted = true;
+                self.sum.puts.clear();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

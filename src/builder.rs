@@ -1,0 +1,353 @@
+//! Making key spaces: what is mirrored, how it is decoded, how the mirror behaves, what feeds it.
+//!
+//! Owns [`Builder`] with the documentation of every option. Must not do I/O itself.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::decode::{BadValues, Decoder, bytes};
+use crate::delta::DeltaOrigin;
+use crate::edits::Decoding;
+use crate::entry::Entry;
+use crate::error::StopReason;
+use crate::event::Revision;
+use crate::keyspace::KeySpace;
+use crate::mirror::{Mirror, OnHistoryChange, Options};
+use crate::packed;
+use crate::range::{KeyRange, RangeError};
+use crate::shared::{Changes, Shared};
+use crate::source::Source;
+use crate::view::View;
+use crate::wait::{Awaited, WaitError};
+use crate::writer::{LoadError, Writer};
+
+/// What [`KeySpace::builder`] takes: a clean path, or a [`KeyRange`] of any bytes.
+pub trait IntoKeyRange {
+    /// The range that is meant.
+    ///
+    /// # Errors
+    /// [`RangeError::UncleanPath`] for a path that is not clean.
+    fn into_key_range(self) -> Result<KeyRange, RangeError>;
+}
+
+impl IntoKeyRange for KeyRange {
+    fn into_key_range(self) -> Result<KeyRange, RangeError> {
+        Ok(self)
+    }
+}
+
+impl IntoKeyRange for &str {
+    fn into_key_range(self) -> Result<KeyRange, RangeError> {
+        KeyRange::path(self)
+    }
+}
+
+impl IntoKeyRange for &String {
+    fn into_key_range(self) -> Result<KeyRange, RangeError> {
+        KeyRange::path(self)
+    }
+}
+
+impl IntoKeyRange for String {
+    fn into_key_range(self) -> Result<KeyRange, RangeError> {
+        KeyRange::path(&self)
+    }
+}
+
+impl<T: Send + Sync + 'static> KeySpace<T> {
+    /// Begins to build a key space of `range`: a clean path such as `"/backends/"`, whose keys are
+    /// those that begin with it, or any [`KeyRange`].
+    ///
+    /// # Errors
+    /// [`RangeError::UncleanPath`] names the clean form of the path; [`RangeError::Empty`] when no
+    /// key can lie in the range.
+    pub fn builder(range: impl IntoKeyRange) -> Result<NeedsDecoder<T>, RangeError> {
+        let range = range.into_key_range()?;
+        if range.is_empty() {
+            return Err(RangeError::Empty { range });
+        }
+        Ok(NeedsDecoder { range, value: PhantomData })
+    }
+
+    /// A key space of fixed entries, for tests of code that reads one. Nothing feeds it: waits for
+    /// more than its revision, the greatest among the entries, fail at once.
+    ///
+    /// ```
+    /// use etcd_keyspace::{Entry, KeyRange, KeySpace};
+    ///
+    /// let entries = [Entry::new("/weights/a", 3, 10), Entry::new("/weights/b", 5, 11)];
+    /// let ks = KeySpace::from_entries(KeyRange::prefix("/weights/"), entries)?;
+    /// assert_eq!(*ks.read().get("/weights/b").unwrap().value(), 5);
+    /// # Ok::<_, etcd_keyspace::LoadError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`LoadError::Unordered`] for a key that is given twice or lies outside `range`.
+    pub fn from_entries(
+        range: KeyRange,
+        entries: impl IntoIterator<Item = Entry<T>>,
+    ) -> Result<Self, LoadError> {
+        let mut entries: Vec<_> = entries.into_iter().map(Arc::new).collect();
+        entries.sort_by(|a, b| a.key().cmp(b.key()));
+        let shared = Shared::new(range);
+        let mut view = View::empty(Arc::clone(&shared.mirrored));
+        let mut packed = packed::Builder::new();
+        view.revision = 1;
+        for entry in entries {
+            view.revision = view.revision.max(entry.mod_revision());
+            let refused =
+                if shared.mirrored.contains(entry.key()) { packed.push(entry) } else { Err(entry) };
+            if let Err(entry) = refused {
+                return Err(LoadError::Unordered { key: entry.key().to_vec() });
+            }
+        }
+        view.entries = packed.finish();
+        view.confirmed = view.revision;
+        shared.publish(view, Changes::Compare, DeltaOrigin::Load);
+        shared.waits.end(StopReason::Shutdown);
+        Ok(KeySpace::new(shared))
+    }
+}
+
+/// A builder that has its range and needs to know how values are decoded.
+#[must_use = "give it a decoder"]
+pub struct NeedsDecoder<T> {
+    range: KeyRange,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T: Send + Sync + 'static> NeedsDecoder<T> {
+    /// Decodes values with `decoder`: any `Fn(RawKeyValue) -> Result<T, E>`,
+    /// [`json()`](crate::json), or a type of your own.
+    pub fn decoder(self, decoder: impl Decoder<T>) -> Builder<T> {
+        let decoding = Decoding { decoder: Arc::new(decoder), bad_values: BadValues::default() };
+        Builder { range: self.range, decoding, options: Options::default() }
+    }
+
+    /// Decodes values as JSON; short for `decoder(json())`.
+    #[cfg(feature = "json")]
+    pub fn json(self) -> Builder<T>
+    where
+        T: serde::de::DeserializeOwned,
+    {
+        self.decoder(crate::decode::json())
+    }
+}
+
+impl NeedsDecoder<Vec<u8>> {
+    /// Keeps values as the bytes they are; short for `decoder(bytes())`.
+    pub fn bytes(self) -> Builder<Vec<u8>> {
+        self.decoder(bytes())
+    }
+}
+
+impl<T> fmt::Debug for NeedsDecoder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NeedsDecoder").field("range", &self.range).finish()
+    }
+}
+
+/// A key space about to be started, with all its options.
+///
+/// # Defaults
+/// | option | default |
+/// |---|---|
+/// | [`apply_delay`](Builder::apply_delay) | 30 ms |
+/// | [`queue_bounds`](Builder::queue_bounds) | 50,000 events or 32 MiB |
+/// | [`intake_bytes_max`](Builder::intake_bytes_max) | 64 MiB |
+/// | [`backoff`](Builder::backoff) | 100 ms to 10 s |
+/// | [`load_at`](Builder::load_at) | now |
+/// | [`load_timeout`](Builder::load_timeout) | none |
+/// | [`page_bytes`](Builder::page_bytes) | 16 MiB |
+/// | [`connect_timeout`](Builder::connect_timeout) | 5 s |
+/// | [`request_timeout`](Builder::request_timeout) | 10 s |
+/// | [`page_timeout`](Builder::page_timeout) | 60 s |
+/// | [`check_interval`](Builder::check_interval) | 5 s |
+/// | [`bad_values`](Builder::bad_values) | [`BadValues::KeepLast`] |
+/// | [`on_other_cluster`](Builder::on_other_cluster) | [`OnHistoryChange::Stop`] |
+/// | [`on_history_change`](Builder::on_history_change) | [`OnHistoryChange::Reload`] |
+#[must_use = "a builder does nothing until it is started"]
+pub struct Builder<T> {
+    range: KeyRange,
+    decoding: Decoding<T>,
+    options: Options,
+}
+
+impl<T: Send + Sync + 'static> Builder<T> {
+    /// Names the key space in logs; without a name it is called after its range.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.options.name = name.into();
+        self
+    }
+
+    /// How long responses may be collected before they are applied as one batch.
+    ///
+    /// A throttle, not a debounce: the first response after a quiet time is applied at once, and
+    /// under steady load there is one apply per delay. Zero applies every response by itself.
+    pub fn apply_delay(mut self, delay: Duration) -> Self {
+        self.options.apply_delay = delay;
+        self
+    }
+
+    /// How many events, or bytes of keys and values, are collected at most; whichever is reached
+    /// first ends the delay.
+    pub fn queue_bounds(mut self, events: usize, bytes: usize) -> Self {
+        self.options.queue = crate::mirror::Bounds { events, bytes };
+        self
+    }
+
+    /// How many bytes of events may arrive while a batch is being decoded and applied. Beyond it
+    /// the watch is reopened where it stands, since a stream left unread makes old servers skip
+    /// history.
+    pub fn intake_bytes_max(mut self, bytes: usize) -> Self {
+        self.options.intake_bytes = bytes;
+        self
+    }
+
+    /// The delay after the first failure in a row, and the greatest: it doubles from one to the
+    /// other and starts over only after an event or a progress notification. Each delay is shortened
+    /// by up to half at random. A `max` below `min` is raised to it.
+    pub fn backoff(mut self, min: Duration, max: Duration) -> Self {
+        self.options.backoff_min = min;
+        self.options.backoff_max = max;
+        self
+    }
+
+    /// Loads at this revision, such as the one your own registration was written at, and follows
+    /// from there; zero or less means now. A revision that is compacted ends the start with
+    /// [`StopReason::Compacted`]; one that the store has not reached yet is waited for.
+    pub fn load_at(mut self, revision: Revision) -> Self {
+        self.options.load_at = revision.max(0);
+        self
+    }
+
+    /// Gives up when the first load has not finished by then.
+    pub fn load_timeout(mut self, limit: Duration) -> Self {
+        self.options.load_timeout = Some(limit);
+        self
+    }
+
+    /// How many bytes of keys and values a page of a load should have. Larger pages load faster;
+    /// server and client hold one in memory. Servers from 3.7 on stream the range instead.
+    pub fn page_bytes(mut self, bytes: u64) -> Self {
+        self.options.page_bytes = bytes.max(1);
+        self
+    }
+
+    /// How long connecting to one endpoint may take.
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.options.connect_timeout = limit;
+        self
+    }
+
+    /// How long a small request, or the opening of the watch, may take.
+    pub fn request_timeout(mut self, limit: Duration) -> Self {
+        self.options.request_timeout = limit;
+        self
+    }
+
+    /// How long one page, or the next chunk, of a load may take.
+    pub fn page_timeout(mut self, limit: Duration) -> Self {
+        self.options.page_timeout = limit;
+        self
+    }
+
+    /// In silence, how often etcd is asked for its revision and for progress: that renews
+    /// [`Status::current_as_of`](crate::Status::current_as_of), and a watch that leaves two such
+    /// questions unanswered is replaced.
+    pub fn check_interval(mut self, interval: Duration) -> Self {
+        self.options.check_interval = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// What is shown for a key whose newest value cannot be decoded.
+    pub fn bad_values(mut self, policy: BadValues) -> Self {
+        self.decoding.bad_values = policy;
+        self
+    }
+
+    /// What to do when the endpoints serve another cluster than the data is of.
+    pub fn on_other_cluster(mut self, policy: OnHistoryChange) -> Self {
+        self.options.on_other_cluster = policy;
+        self
+    }
+
+    /// What to do when the same cluster's history is found to be another one: restored from a
+    /// backup, or an acknowledged write lost in a crash.
+    pub fn on_history_change(mut self, policy: OnHistoryChange) -> Self {
+        self.options.on_history_change = policy;
+        self
+    }
+
+    /// Makes all random choices (first endpoint, jitter) repeatable, for tests.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.options.seed = Some(seed);
+        self
+    }
+
+    /// Starts the mirror as a task and returns when it has loaded and watches.
+    ///
+    /// Failures that may pass are retried, so without a [`load_timeout`](Builder::load_timeout) it
+    /// waits for etcd as long as it takes.
+    ///
+    /// # Errors
+    /// The reason the mirror stopped: refused rights, a wrong configuration, a compacted
+    /// [`load_at`](Builder::load_at), or the load timeout.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the mirror.
+    pub async fn start(self, source: impl Source) -> Result<KeySpace<T>, StopReason> {
+        let (ks, mirror) = self.build(source);
+        tokio::spawn(mirror.run());
+        match ks.started().await {
+            Ok(_) => Ok(ks),
+            Err(WaitError::Stopped(reason)) => Err(reason),
+            // Waits for the start have no epoch that could change.
+            Err(WaitError::HistoryChanged { .. }) => Err(StopReason::Shutdown),
+        }
+    }
+
+    /// Makes the key space and its mirror without starting it: the handle is there before the first
+    /// load, for observers that must see everything from the beginning.
+    ///
+    /// Until the mirror has loaded reads are empty, the status is `Loading`, and
+    /// [`KeySpace::loaded`] waits.
+    #[must_use]
+    pub fn build(mut self, source: impl Source) -> (KeySpace<T>, Mirror<T>) {
+        if self.options.name.is_empty() {
+            self.options.name = self.range.to_string();
+        }
+        let options = self.options.clone();
+        let (ks, writer) = self.writer();
+        (ks, Mirror::new(writer, Arc::new(source), options))
+    }
+
+    /// Makes the key space with its writer and without any mirror, for tests that play etcd by
+    /// hand: [`Writer::load`] and [`Writer::apply`] do what a mirror would make them do.
+    #[must_use]
+    pub fn writer(self) -> (KeySpace<T>, Writer<T>) {
+        let shared = Shared::new(self.range);
+        (KeySpace::new(Arc::clone(&shared)), Writer::new(shared, self.decoding))
+    }
+}
+
+impl<T> fmt::Debug for Builder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("range", &self.range)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Send + Sync + 'static> KeySpace<T> {
+    /// Waits until the mirror has loaded and watches.
+    async fn started(&self) -> Result<Revision, WaitError> {
+        self.shared().wait(Awaited::Watching).await
+    }
+}

@@ -1,0 +1,62 @@
+//! Errors that more than one layer speaks of: why a key space came to its end.
+//!
+//! Owns [`StopReason`]. Must not name a layer: causes are carried as plain errors.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+
+use crate::event::Revision;
+
+/// Why a key space is no longer kept current. Its last data stays readable.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// `shutdown` was called, or the mirror or writer was dropped. Start a new one if needed.
+    #[error("the mirror was shut down")]
+    Shutdown,
+    /// The endpoints now serve another cluster. Fix the endpoints, then start a new mirror.
+    #[error("the endpoints serve cluster {got:x}, expected {expected:x}")]
+    AnotherCluster {
+        /// The cluster the data is of.
+        expected: u64,
+        /// The cluster that answered.
+        got: u64,
+    },
+    /// The store's history is not the one the data is of, and the policy is to stop. Start a new
+    /// mirror once the restore is understood.
+    #[error("the store's history changed: {what}")]
+    HistoryChanged {
+        /// How it was found.
+        what: &'static str,
+    },
+    /// The revision to load at was compacted. Load at a newer one.
+    #[error("revision {revision} to load at is compacted")]
+    Compacted {
+        /// The revision asked for.
+        revision: Revision,
+        /// What etcd said.
+        #[source]
+        cause: Arc<dyn StdError + Send + Sync>,
+    },
+    /// etcd refused the request in a way that repeating cannot mend. Fix the configuration or the
+    /// user's rights.
+    #[error("etcd refused the request")]
+    Refused {
+        /// What etcd said.
+        #[source]
+        cause: Arc<dyn StdError + Send + Sync>,
+    },
+    /// The first load did not finish within its time limit. Retry, or raise the limit.
+    #[error("the first load did not finish in time")]
+    LoadTimeout {
+        /// The last failure before the limit, if there was one.
+        #[source]
+        cause: Option<Arc<dyn StdError + Send + Sync>>,
+    },
+    /// The task that drove the mirror panicked. Report it: this is a defect of this crate.
+    #[error("the mirror's task panicked: {message}")]
+    Panicked {
+        /// The panic's message.
+        message: String,
+    },
+}

@@ -1,0 +1,417 @@
+//! The handle everybody in the process shares: reading, observing, waiting.
+//!
+//! Owns the public handle and the forms of waiting. Must not change data or know where it comes
+//! from.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::Location;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+
+use crate::decode::DecodeError;
+use crate::delta::Delta;
+use crate::error::StopReason;
+use crate::event::Revision;
+use crate::guard::{self, ReadGuard};
+use crate::observer::{Derived, Earlier, Observer, Slot};
+use crate::range::KeyRange;
+use crate::shared::Shared;
+use crate::snapshot::Snapshot;
+use crate::status::{State, Stats, Status};
+use crate::view::View;
+use crate::wait::{Awaited, WaitError};
+
+/// Tells the mirror when the last handle is gone.
+struct Lifeline(watch::Sender<bool>);
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        self.0.send_replace(true);
+    }
+}
+
+/// A live, complete, typed replica of one range of etcd keys: the handle to read, observe and wait.
+///
+/// Cheap to clone and to send anywhere; all clones are the same key space. When the last one is
+/// dropped the mirror's task ends. Start one with [`KeySpace::builder`].
+pub struct KeySpace<T> {
+    shared: Arc<Shared<T>>,
+    lifeline: Arc<Lifeline>,
+}
+
+impl<T> Clone for KeySpace<T> {
+    fn clone(&self) -> Self {
+        KeySpace { shared: Arc::clone(&self.shared), lifeline: Arc::clone(&self.lifeline) }
+    }
+}
+
+impl<T: Send + Sync + 'static> KeySpace<T> {
+    pub(crate) fn new(shared: Arc<Shared<T>>) -> Self {
+        let lifeline = Arc::new(Lifeline(shared.shutdown.clone()));
+        KeySpace { shared, lifeline }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared<T> {
+        &self.shared
+    }
+
+    /// The view of now, locked: nothing changes while the guard lives.
+    ///
+    /// Readers do not block one another. Waits while a batch is being shown, which takes a pointer
+    /// swap and the observers.
+    ///
+    /// # Panics
+    /// Inside an observer of the same key space, naming the observer: it runs under the write lock.
+    #[track_caller]
+    pub fn read(&self) -> ReadGuard<'_, T> {
+        self.shared.read()
+    }
+
+    /// The view of now as a value: owned, `Send`, never changing, in O(1).
+    ///
+    /// It holds no lock. The entries it shares with later views cost nothing; those replaced since
+    /// stay in memory while it lives.
+    ///
+    /// # Panics
+    /// As [`read`](KeySpace::read).
+    #[must_use]
+    #[track_caller]
+    pub fn snapshot(&self) -> Snapshot<T> {
+        Snapshot::new(self.read().share())
+    }
+
+    /// Registers `observer` to run on every step that changes entries, under the write lock.
+    ///
+    /// It gets the net delta and the view after it. Observers run in the order of registration,
+    /// once per step, after the data is in place and before any reader or waiter sees it (C4). One
+    /// registered late is first shown everything as added. It should be quick, since readers wait,
+    /// and must not read, wait on or register with the same key space: that panics. A panic in it
+    /// is contained: it is logged, reported by [`status`](KeySpace::status), and that observer is
+    /// not called again.
+    ///
+    /// # Panics
+    /// Inside an observer, and while this thread holds a read guard, of the same key space.
+    #[track_caller]
+    pub fn observe<F>(&self, mut observer: F) -> Observer
+    where
+        F: FnMut(&Delta<T>, &View<T>, &Earlier<'_, T>) + Send + 'static,
+    {
+        let run = move |(): &mut (), delta: &Delta<T>, view: &View<T>, earlier: &Earlier<'_, T>| {
+            observer(delta, view, earlier);
+        };
+        self.shared.register(Slot::new(Location::caller(), (), run))
+    }
+
+    /// Registers an observer that keeps `state` up to date, to be read together with the data.
+    ///
+    /// As [`observe`](KeySpace::observe); the state is reached with the token through a read guard
+    /// ([`ReadGuard::derived`]) or a later observer ([`Earlier::derived`]), so nobody ever sees it
+    /// apart from the data it was derived from.
+    ///
+    /// # Panics
+    /// As [`observe`](KeySpace::observe).
+    #[track_caller]
+    pub fn derive<S, F>(&self, state: S, update: F) -> Derived<S>
+    where
+        S: Send + Sync + 'static,
+        F: FnMut(&mut S, &Delta<T>, &View<T>, &Earlier<'_, T>) + Send + 'static,
+    {
+        Derived::new(self.shared.register(Slot::new(Location::caller(), state, update)))
+    }
+
+    /// Waits until the view is known complete through `revision`, by an event or by progress, also
+    /// when that revision touched nothing in the range; gives the confirmed revision.
+    ///
+    /// A revision already met returns at once. There is no built-in deadline: wrap it in a timeout.
+    ///
+    /// # Errors
+    /// [`WaitError::Stopped`] when the mirror stopped; [`WaitError::HistoryChanged`] when the store
+    /// was replaced by an older one meanwhile.
+    ///
+    /// # Panics
+    /// When it would have to wait while this thread holds a read guard of the same key space, or
+    /// runs one of its observers: the wait could never end.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub async fn wait_for_revision(&self, revision: Revision) -> Result<Revision, WaitError> {
+        let epoch = self.shared.waits.published().epoch;
+        self.shared.wait(Awaited::Revision { revision, epoch }).await
+    }
+
+    /// [`wait_for_revision`](KeySpace::wait_for_revision), then a guard whose view has met it.
+    ///
+    /// # Errors
+    /// # Panics
+    /// # Cancel safety
+    /// As [`wait_for_revision`](KeySpace::wait_for_revision).
+    pub async fn read_at(&self, revision: Revision) -> Result<ReadGuard<'_, T>, WaitError> {
+        let epoch = self.shared.waits.published().epoch;
+        self.shared.wait(Awaited::Revision { revision, epoch }).await?;
+        let view = self.read();
+        // Within the epoch `confirmed` never goes back (C6), so the guard has met the revision.
+        let now = view.epoch();
+        if now == epoch { Ok(view) } else { Err(WaitError::HistoryChanged { was: epoch, now }) }
+    }
+
+    /// [`wait_for_revision`](KeySpace::wait_for_revision), then a snapshot that has met it.
+    ///
+    /// # Errors
+    /// # Panics
+    /// # Cancel safety
+    /// As [`wait_for_revision`](KeySpace::wait_for_revision).
+    pub async fn snapshot_at(&self, revision: Revision) -> Result<Snapshot<T>, WaitError> {
+        Ok(Snapshot::new(self.read_at(revision).await?.share()))
+    }
+
+    /// Asks etcd for its revision now, linearizably, and waits for it: afterwards the view shows
+    /// every write that was finished before the call. Gives the revision asked for.
+    ///
+    /// Concurrent calls share requests to etcd, but never one that began before the call.
+    ///
+    /// # Errors
+    /// # Panics
+    /// # Cancel safety
+    /// As [`wait_for_revision`](KeySpace::wait_for_revision). A request that fails is repeated by
+    /// the mirror until one succeeds, so bound the call with a timeout.
+    pub async fn sync(&self) -> Result<Revision, WaitError> {
+        let epoch = self.shared.waits.published().epoch;
+        let ticket = self.shared.waits.ticket();
+        let revision = self.shared.wait(Awaited::Sync { ticket, epoch }).await?;
+        self.shared.wait(Awaited::Revision { revision, epoch }).await?;
+        Ok(revision)
+    }
+
+    /// Waits until `predicate` gives something for the view, and gives that.
+    ///
+    /// It is called once at first and then after every step and every progress, under the read
+    /// lock, so it should be quick.
+    ///
+    /// # Errors
+    /// [`WaitError::Stopped`] when the mirror stopped before.
+    ///
+    /// # Panics
+    /// # Cancel safety
+    /// As [`wait_for_revision`](KeySpace::wait_for_revision).
+    pub async fn wait_until<R>(
+        &self,
+        mut predicate: impl FnMut(&View<T>) -> Option<R>,
+    ) -> Result<R, WaitError> {
+        loop {
+            // Counted before the look, so a step in between is not missed.
+            let after = self.shared.waits.published().publications;
+            if let Some(found) = predicate(&self.read()) {
+                return Ok(found);
+            }
+            self.shared.wait(Awaited::Publication { after }).await?;
+        }
+    }
+
+    /// Waits for the next step that changes entries, counted from this call, not from the first
+    /// poll; gives the revision after it.
+    ///
+    /// # Errors
+    /// The future fails with [`WaitError::Stopped`] when the mirror stopped before.
+    ///
+    /// # Panics
+    /// # Cancel safety
+    /// As [`wait_for_revision`](KeySpace::wait_for_revision).
+    pub fn updated(&self) -> impl Future<Output = Result<Revision, WaitError>> + Send + '_ {
+        let after = self.shared.waits.published().changes;
+        self.shared.wait(Awaited::Change { after })
+    }
+
+    /// Waits for the first load; gives its revision. Returns at once when it is done.
+    ///
+    /// # Errors
+    /// [`WaitError::Stopped`] when the mirror stopped before.
+    ///
+    /// # Panics
+    /// # Cancel safety
+    /// As [`wait_for_revision`](KeySpace::wait_for_revision).
+    pub async fn loaded(&self) -> Result<Revision, WaitError> {
+        self.shared.wait(Awaited::Loaded).await
+    }
+
+    /// Waits for the end of the mirror, whatever brings it about, and gives the reason.
+    ///
+    /// # Panics
+    /// # Cancel safety
+    /// As [`wait_for_revision`](KeySpace::wait_for_revision).
+    pub async fn closed(&self) -> StopReason {
+        loop {
+            if let Some(reason) = self.shared.waits.ended() {
+                return reason;
+            }
+            // Ends only by the end; the reason is read in the next turn.
+            let _ = self.shared.wait(Awaited::Ended).await;
+        }
+    }
+
+    /// Stops the mirror and waits until it has: afterwards no observer runs any more. What arrived
+    /// whole is applied first. The last data stays readable, waits fail with
+    /// [`WaitError::Stopped`]. Idempotent.
+    ///
+    /// # Panics
+    /// # Cancel safety
+    /// As [`wait_for_revision`](KeySpace::wait_for_revision); the mirror stops all the same.
+    pub async fn shutdown(&self) {
+        self.shared.shutdown.send_replace(true);
+        if !self.shared.driven.load(Ordering::Acquire) {
+            self.shared.waits.end(StopReason::Shutdown);
+        }
+        self.closed().await;
+    }
+
+    /// What the key space is doing and how current it is.
+    ///
+    /// Inside an observer it says nothing of poisoned observers, since those are behind the lock.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let report = self.shared.report.read();
+        let published = self.shared.waits.published();
+        let state = if self.shared.waits.ended().is_some() { State::Stopped } else { report.state };
+        let (rejected, poisoned_observers) = if guard::in_observer(self.shared.id()) {
+            (0, Vec::new())
+        } else {
+            let guard = self.shared.locked.read_recursive();
+            (guard.view.rejected.len(), guard.observers.poisoned())
+        };
+        let age = |instant: tokio::time::Instant| instant.elapsed();
+        Status {
+            state,
+            revision: published.revision,
+            confirmed: published.confirmed,
+            epoch: published.epoch,
+            state_age: age(report.state_since),
+            last_contact: report.last_contact.map(age),
+            current_as_of: report.current_as_of.map(age),
+            last_error: report.last_error,
+            endpoint: report.endpoint.map(|name| name.to_string()),
+            progress_by: report.progress_by,
+            load: report.load,
+            rejected,
+            poisoned_observers,
+            counters: report.counters,
+        }
+    }
+
+    /// Sizes and times, in O(n) of the storage's parts.
+    ///
+    /// # Panics
+    /// As [`read`](KeySpace::read).
+    #[must_use]
+    #[track_caller]
+    pub fn stats(&self) -> Stats {
+        let view = self.read().share();
+        let times = &self.shared.times;
+        let nanos = |value: &std::sync::atomic::AtomicU64| {
+            Duration::from_nanos(value.load(Ordering::Relaxed))
+        };
+        Stats {
+            keys: view.len(),
+            key_bytes: view.entries.key_bytes(),
+            heap_bytes: view.entries.heap_bytes() + view.rejected.heap_bytes(),
+            waits: self.shared.waits.pending(),
+            longest_read_hold: nanos(&times.longest_read_hold),
+            longest_write_wait: nanos(&times.longest_write_wait),
+            longest_write_hold: nanos(&times.longest_write_hold),
+        }
+    }
+
+    /// The keys whose newest value could not be decoded, ascending by key (C10).
+    ///
+    /// # Panics
+    /// As [`read`](KeySpace::read).
+    #[must_use]
+    #[track_caller]
+    pub fn rejected(&self) -> Vec<Rejected> {
+        let view = self.read().share();
+        let rejected = view.rejected.all().iter().map(|entry| Rejected {
+            key: entry.key().to_vec(),
+            create_revision: entry.create_revision(),
+            mod_revision: entry.mod_revision(),
+            version: entry.version(),
+            error: Arc::clone(&entry.value().error),
+            since: entry.value().since,
+            shows_older: entry.value().shown,
+        });
+        rejected.collect()
+    }
+
+    /// The range that is mirrored.
+    #[must_use]
+    pub fn mirrored(&self) -> &KeyRange {
+        &self.shared.mirrored
+    }
+
+    /// A handle that does not keep the mirror alive.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakKeySpace<T> {
+        WeakKeySpace {
+            shared: Arc::downgrade(&self.shared),
+            lifeline: Arc::downgrade(&self.lifeline),
+        }
+    }
+}
+
+impl<T> fmt::Debug for KeySpace<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let published = self.shared.waits.published();
+        f.debug_struct("KeySpace")
+            .field("mirrored", &self.shared.mirrored)
+            .field("revision", &published.revision)
+            .field("confirmed", &published.confirmed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A handle that does not keep the mirror alive.
+pub struct WeakKeySpace<T> {
+    shared: Weak<Shared<T>>,
+    lifeline: Weak<Lifeline>,
+}
+
+impl<T> WeakKeySpace<T> {
+    /// The key space, while a real handle is left.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<KeySpace<T>> {
+        Some(KeySpace { lifeline: self.lifeline.upgrade()?, shared: self.shared.upgrade()? })
+    }
+}
+
+impl<T> Clone for WeakKeySpace<T> {
+    fn clone(&self) -> Self {
+        WeakKeySpace { shared: Weak::clone(&self.shared), lifeline: Weak::clone(&self.lifeline) }
+    }
+}
+
+impl<T> fmt::Debug for WeakKeySpace<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakKeySpace").finish_non_exhaustive()
+    }
+}
+
+/// A key whose newest value could not be decoded.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Rejected {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The key's create revision.
+    pub create_revision: Revision,
+    /// The revision of the value that was rejected.
+    pub mod_revision: Revision,
+    /// The key's version at that value.
+    pub version: i64,
+    /// Why.
+    pub error: Arc<DecodeError>,
+    /// Since when the key's newest value has been bad, by the system clock.
+    pub since: SystemTime,
+    /// Whether an older value of the key is shown meanwhile.
+    pub shows_older: bool,
+}

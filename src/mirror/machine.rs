@@ -1,0 +1,550 @@
+//! The mirror's decisions: answers, errors, time and demands in; actions out.
+//!
+//! Owns what the loop knows and the phase it is in. No I/O, no clock of its own, no task, no lock,
+//! nothing generic in the value type: so one logic runs by hand, under simulation and for real.
+//! The phases are told in `connect` (reach an endpoint, prove it serves the same history), `load`
+//! (read everything) and `live` (follow the watch). Must not execute anything.
+
+mod connect;
+mod live;
+mod load;
+
+use std::collections::VecDeque;
+use std::error::Error as StdError;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::batch::ApplyError;
+use crate::entry::Numbers;
+use crate::error::StopReason;
+use crate::event::{Event, Header, RawKeyValue, Revision, WatchResponse};
+use crate::mirror::backoff::Backoff;
+use crate::mirror::options::{OnHistoryChange, Options};
+use crate::mirror::pager::Pager;
+use crate::mirror::queue::{Due, Queue};
+use crate::range::KeyRange;
+use crate::source::{
+    RangeChunk, RangePage, RangeRequest, ServerVersion, SourceError, SourceErrorKind,
+};
+use crate::status::{LoadProgress, ProgressBy, Report, State};
+use crate::wait::Demand;
+use crate::writer::{Applied, LoadError};
+
+use self::live::Freshness;
+
+/// What the machine asks to be done, in order.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Connect to an endpoint, dropping what is left of the last connection.
+    Connect(usize),
+    /// Drop the connection with everything on it.
+    Disconnect,
+    Version,
+    RefreshToken,
+    Range(Purpose, RangeRequest),
+    /// Read the range as a stream, chunk by chunk.
+    RangeStream,
+    Watch(Revision),
+    CloseWatch,
+    RequestProgress,
+    BeginLoad {
+        same_history: bool,
+    },
+    TakeKeys(Vec<RawKeyValue>),
+    FinishLoad {
+        header: Header,
+        same_history: bool,
+    },
+    AbandonLoad,
+    Apply(Vec<WatchResponse>),
+    Confirm(Revision),
+    Synced {
+        ticket: u64,
+        revision: Revision,
+    },
+    /// Loaded and watching for the first time, or again.
+    Watching,
+    Stop(StopReason),
+}
+
+/// What a range request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The store's cluster and revision, on connecting.
+    Identify { asked: Instant },
+    /// The last known change, as of the cursor.
+    Probe,
+    /// A page of a load.
+    Page,
+    /// The store's revision now, for everybody who drew a ticket up to this one.
+    Revision { asked: Instant, ticket: u64 },
+    /// The count barrier (B13) over what was known at `cursor`.
+    Barrier { cursor: Revision, asked: Instant },
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// The mirror was started.
+    Start,
+    Connected(Result<(), SourceError>),
+    Version(Result<ServerVersion, SourceError>),
+    TokenRefreshed(Result<(), SourceError>),
+    Range(Purpose, Result<RangePage, SourceError>),
+    /// A chunk of the range stream; `None` is its end.
+    Chunk(Result<Option<RangeChunk>, SourceError>),
+    WatchOpened(Result<(), SourceError>),
+    /// A message of the watch; `None` is its end.
+    Message(Result<Option<WatchResponse>, SourceError>),
+    KeysTaken(Result<(), LoadError>),
+    Loaded(Result<Applied, LoadError>),
+    Applied(Result<Applied, ApplyError>),
+    /// A request will never be answered: it panicked, which is a defect below this crate.
+    Lost(String),
+    Shutdown,
+    /// Nothing but the passing of time, or a new demand.
+    Tick,
+}
+
+/// What the writer's view says, told after every change of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Known {
+    pub(crate) loaded: bool,
+    /// The cursor: `confirmed`.
+    pub(crate) cursor: Revision,
+    pub(crate) cluster_id: Option<u64>,
+    /// Entries plus rejected keys without one.
+    pub(crate) keys: usize,
+}
+
+/// The newest known change of one key; a store of the same history shows it at the cursor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Probe {
+    key: Vec<u8>,
+    /// `None` after a deletion.
+    numbers: Option<Numbers>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Between attempts.
+    Waiting {
+        until: Instant,
+    },
+    Connecting,
+    Versioning,
+    RefreshingToken,
+    Identifying,
+    Probing,
+    Loading,
+    /// The watch is being opened.
+    Opening,
+    /// The watch is open; its `created` is to come.
+    Creating {
+        until: Instant,
+    },
+    Live,
+    Stopped,
+}
+
+/// A load that has to be made.
+#[derive(Debug, Clone, Copy)]
+struct Reload {
+    same_history: bool,
+}
+
+/// What is remembered of an endpoint across connections to it.
+#[derive(Debug, Clone, Copy, Default)]
+struct EndpointMemory {
+    no_range_stream: bool,
+    /// Progress requests are swallowed, as by a gRPC proxy.
+    no_progress: bool,
+}
+
+/// The decisions of one mirror.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    options: Options,
+    range: KeyRange,
+    endpoints: Vec<(Arc<str>, EndpointMemory)>,
+    endpoint: usize,
+    phase: Phase,
+    pub(crate) known: Known,
+    probe: Option<Probe>,
+    /// The probe that the batch being applied, or the load under way, leads to.
+    next_probe: Option<Probe>,
+    load_probe: Option<Probe>,
+    version: Option<ServerVersion>,
+    /// A token was fetched since the last proof of health.
+    token_refreshed: bool,
+    backoff: Backoff,
+    queue: Queue,
+    reload: Option<Reload>,
+    /// No event and no progress since the last load, so a reload now would be a loop.
+    unproven: bool,
+    pager: Option<Pager>,
+    streaming: bool,
+    load_restarts: u32,
+    load_deadline: Option<Instant>,
+    load_asked: Option<Instant>,
+    /// When the answer that the load waits for must have come.
+    chunk_deadline: Option<Instant>,
+    fresh: Freshness,
+    demand: Demand,
+    pub(crate) report: Report,
+    actions: VecDeque<Action>,
+}
+
+impl Machine {
+    pub(crate) fn new(
+        options: Options,
+        range: KeyRange,
+        endpoints: Vec<String>,
+        first_endpoint: usize,
+        seed: u64,
+        report: Report,
+    ) -> Self {
+        let backoff = Backoff::new(options.backoff_min, options.backoff_max, seed);
+        let queue = Queue::new(options.apply_delay, options.queue);
+        let endpoints: Vec<_> = endpoints
+            .into_iter()
+            .map(|name| (Arc::from(name), EndpointMemory::default()))
+            .collect();
+        Machine {
+            endpoint: first_endpoint % endpoints.len().max(1),
+            options,
+            range,
+            endpoints,
+            phase: Phase::Connecting,
+            known: Known::default(),
+            probe: None,
+            next_probe: None,
+            load_probe: None,
+            version: None,
+            token_refreshed: false,
+            backoff,
+            queue,
+            reload: None,
+            unproven: false,
+            pager: None,
+            streaming: false,
+            load_restarts: 0,
+            load_deadline: None,
+            load_asked: None,
+            chunk_deadline: None,
+            fresh: Freshness::default(),
+            demand: Demand::default(),
+            report,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// The next thing to do, if there is one.
+    pub(crate) fn action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Takes in what happened at `now`, and what is waited for. Time passes with every input, so a busy watch cannot starve
+    /// what is due.
+    pub(crate) fn handle(&mut self, now: Instant, demand: Demand, input: Input) {
+        if self.phase == Phase::Stopped {
+            return;
+        }
+        self.demand = demand;
+        match input {
+            Input::Start => {
+                self.load_deadline = self.options.load_timeout.map(|limit| now + limit);
+                self.connect(now);
+            }
+            Input::Connected(result) => self.connected(now, result),
+            Input::Version(result) => self.versioned(now, result),
+            Input::TokenRefreshed(result) => self.token_refreshed(now, result),
+            Input::Range(purpose, result) => self.ranged(now, purpose, result),
+            Input::Chunk(result) => self.chunk(now, result),
+            Input::WatchOpened(result) => self.watch_opened(now, result),
+            Input::Message(result) => self.message(now, result),
+            Input::KeysTaken(result) => self.keys_taken(now, result),
+            Input::Loaded(result) => self.loaded(now, result),
+            Input::Applied(result) => self.applied(now, result),
+            Input::Lost(message) => {
+                self.fail(now, SourceError::new(SourceErrorKind::Malformed, message));
+            }
+            Input::Shutdown => {
+                self.flush(None);
+                self.stop(StopReason::Shutdown);
+            }
+            Input::Tick => {}
+        }
+        self.tick(now);
+    }
+
+    fn ranged(&mut self, now: Instant, purpose: Purpose, result: Result<RangePage, SourceError>) {
+        if result.is_ok() {
+            self.report.last_contact = Some(now);
+        }
+        match purpose {
+            Purpose::Identify { asked } => self.identified(now, asked, result),
+            Purpose::Probe => self.probed(now, result),
+            Purpose::Page => self.page(now, result),
+            Purpose::Revision { asked, ticket } => self.revision_read(now, asked, ticket, result),
+            Purpose::Barrier { cursor, asked } => self.barrier(now, cursor, asked, result),
+        }
+    }
+
+    /// Does what is due at `now`.
+    fn tick(&mut self, now: Instant) {
+        if !self.known.loaded && self.load_deadline.is_some_and(|deadline| deadline <= now) {
+            let cause = self.report.last_error.clone();
+            return self.stop(StopReason::LoadTimeout { cause });
+        }
+        if self.queue.due().is_some_and(|due| due.is_past(now)) {
+            self.flush(Some(now));
+        }
+        match self.phase {
+            Phase::Waiting { until } if until <= now => self.connect(now),
+            Phase::Creating { until } if until <= now => {
+                self.fail(now, timeout("the watch was not created in time"));
+            }
+            Phase::Loading if self.chunk_deadline.is_some_and(|deadline| deadline <= now) => {
+                self.load_failed(now, timeout("the range stream stalled"));
+            }
+            Phase::Live => self.check_freshness(now),
+            _ => {}
+        }
+    }
+
+    /// When something is due next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let queue = self.queue.due().and_then(|due| match due {
+            Due::At(at) => Some(at),
+            // Taken at the end of the input that made it due.
+            Due::Now => None,
+        });
+        let load = self.load_deadline.filter(|_| !self.known.loaded);
+        let phase = match self.phase {
+            Phase::Waiting { until } | Phase::Creating { until } => Some(until),
+            Phase::Loading => self.chunk_deadline,
+            Phase::Live => self.freshness_deadline(),
+            _ => None,
+        };
+        [queue, load, phase].into_iter().flatten().min()
+    }
+
+    fn act(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+
+    /// Asks for everything queued to be applied.
+    fn flush(&mut self, now: Option<Instant>) {
+        if self.queue.is_empty() {
+            return;
+        }
+        let batch = self.queue.take(now);
+        let last = batch.iter().rev().find_map(|response| response.events.last());
+        if let Some(last) = last.filter(|last| last.mod_revision() > self.known.cursor) {
+            let numbers = match last {
+                Event::Put(kv) => Some(Numbers::from(kv)),
+                Event::Delete { .. } => None,
+            };
+            self.next_probe = Some(Probe { key: last.key().to_vec(), numbers });
+        }
+        self.act(Action::Apply(batch));
+    }
+
+    fn applied(&mut self, now: Instant, result: Result<Applied, ApplyError>) {
+        let counters = &mut self.report.counters;
+        let next_probe = self.next_probe.take();
+        if result.is_err() {
+            self.fresh.pending_confirm = None;
+        }
+        match result {
+            Ok(applied) => {
+                counters.batches += u64::from(applied.events > 0);
+                counters.events += applied.events as u64;
+                counters.duplicates += applied.duplicates as u64;
+                counters.changes += applied.changes as u64;
+                if applied.events > 0 {
+                    self.probe = next_probe.or(self.probe.take());
+                    self.proven();
+                }
+                self.cursor_moved();
+            }
+            Err(error @ ApplyError::ClusterMismatch { expected, got }) => {
+                self.other_cluster(now, expected, got, Arc::new(error));
+            }
+            Err(error @ ApplyError::Discontinuity { .. }) => {
+                counters.discontinuities += 1;
+                tracing::warn!(%error, "the watch lost history; everything is read again");
+                // What is queued continues what was refused, and the load brings it all.
+                self.queue.clear();
+                self.report.last_error = Some(Arc::new(error));
+                self.schedule_reload(now, Reload { same_history: true });
+            }
+            Err(error) => {
+                let kind = SourceErrorKind::Malformed;
+                self.queue.clear();
+                self.fail(now, SourceError::new(kind, "a watch response").with_cause(error));
+            }
+        }
+    }
+
+    /// An event or a progress notification: the watch works.
+    fn proven(&mut self) {
+        self.backoff.reset();
+        self.token_refreshed = false;
+        self.unproven = false;
+        self.load_restarts = 0;
+        self.report.last_error = None;
+    }
+
+    /// Gives up this connection and tries again after a delay, on the next endpoint.
+    fn fail(&mut self, now: Instant, error: SourceError) {
+        let refused =
+            matches!(error.kind(), SourceErrorKind::Denied | SourceErrorKind::Unauthenticated);
+        if refused && !self.token_refreshed && self.is_connected() {
+            // A token may have expired; some servers report that as a denial (B26).
+            self.token_refreshed = true;
+            self.close_watch();
+            self.phase = Phase::RefreshingToken;
+            return self.act(Action::RefreshToken);
+        }
+        if !self.is_connected() && self.phase != Phase::Connecting {
+            // Already on the retreat; what was queued turned out bad as well.
+            return self.report.last_error = Some(Arc::new(error));
+        }
+        let hopeless = refused || error.kind() == SourceErrorKind::InvalidRequest;
+        if hopeless && !self.known.loaded {
+            return self.stop(StopReason::Refused { cause: Arc::new(error) });
+        }
+        let delay = if hopeless { self.options.backoff_max } else { self.backoff.next() };
+        self.note_failure(&error, delay);
+        self.report.last_error = Some(Arc::new(error));
+        self.retreat(now, delay);
+    }
+
+    /// Whether there is a connection to ask on.
+    fn is_connected(&self) -> bool {
+        !matches!(self.phase, Phase::Waiting { .. } | Phase::Connecting | Phase::Stopped)
+    }
+
+    /// Logs the first of a row of failures; the rest are counted.
+    fn note_failure(&mut self, error: &SourceError, delay: std::time::Duration) {
+        self.report.counters.failures += 1;
+        let name = &self.options.name;
+        let endpoint = &self.endpoints[self.endpoint].0;
+        let cause = error.source().map(ToString::to_string);
+        if self.report.last_error.is_none() {
+            tracing::warn!(%name, %endpoint, %error, cause, ?delay, "the mirror lost etcd; retrying");
+        } else {
+            tracing::debug!(%name, %endpoint, %error, cause, ?delay, "the mirror failed again");
+        }
+    }
+
+    /// Drops the connection, keeps what arrived whole, and waits.
+    fn retreat(&mut self, now: Instant, delay: std::time::Duration) {
+        self.close_watch();
+        self.abandon_load();
+        self.act(Action::Disconnect);
+        self.endpoint = (self.endpoint + 1) % self.endpoints.len();
+        self.phase = Phase::Waiting { until: now + delay };
+        if self.known.loaded {
+            let reloading = self.reload.is_some();
+            self.enter(now, if reloading { State::Reloading } else { State::Reconnecting });
+        }
+    }
+
+    fn close_watch(&mut self) {
+        self.queue.drop_fragments();
+        self.flush(None);
+        self.act(Action::CloseWatch);
+        self.fresh.reset();
+    }
+
+    /// Has everything read again: at once, or after a delay when the last load proved nothing.
+    fn schedule_reload(&mut self, now: Instant, reload: Reload) {
+        self.reload = Some(reload);
+        if !self.is_connected() {
+            return;
+        }
+        self.close_watch();
+        if self.unproven {
+            let delay = self.backoff.next();
+            tracing::debug!(?delay, "a reload right after a load waits");
+            return self.retreat(now, delay);
+        }
+        self.enter(now, State::Reloading);
+        self.identify(now);
+    }
+
+    /// The endpoints serve another cluster than the data is of.
+    fn other_cluster(
+        &mut self,
+        now: Instant,
+        expected: u64,
+        got: u64,
+        cause: Arc<dyn StdError + Send + Sync>,
+    ) {
+        match self.options.on_other_cluster {
+            OnHistoryChange::Stop => self.stop(StopReason::AnotherCluster { expected, got }),
+            OnHistoryChange::Reload => {
+                self.report.last_error = Some(cause);
+                self.read_anew(now, "another cluster answers");
+            }
+        }
+    }
+
+    /// The store's history is not the one the data is of (a restored backup, a lost write).
+    fn history_changed(&mut self, now: Instant, what: &'static str) {
+        match self.options.on_history_change {
+            OnHistoryChange::Stop => self.stop(StopReason::HistoryChanged { what }),
+            OnHistoryChange::Reload => self.read_anew(now, what),
+        }
+    }
+
+    /// Has everything read under a new epoch; found again on a later attempt it counts once.
+    fn read_anew(&mut self, now: Instant, what: &'static str) {
+        if self.reload.is_none_or(|reload| reload.same_history) {
+            self.report.counters.history_changes += 1;
+            tracing::warn!(what, "the store's history changed; everything is read anew");
+        }
+        self.reload = Some(Reload { same_history: false });
+        self.queue.clear();
+        if self.is_connected() {
+            self.act(Action::CloseWatch);
+            self.begin_load(now, Reload { same_history: false });
+        }
+    }
+
+    fn stop(&mut self, reason: StopReason) {
+        self.act(Action::Disconnect);
+        self.act(Action::Stop(reason));
+        self.phase = Phase::Stopped;
+    }
+
+    fn enter(&mut self, now: Instant, state: State) {
+        if self.report.state != state {
+            tracing::info!(name = %self.options.name, from = %self.report.state, to = %state,
+                revision = self.known.cursor, "key space changed state");
+            self.report.state = state;
+            self.report.state_since = now;
+        }
+    }
+
+    fn progress_by(&self) -> ProgressBy {
+        let swallowed = self.endpoints[self.endpoint].1.no_progress;
+        let trusted = self.version.is_some_and(ServerVersion::progress_is_trusted);
+        if trusted && !swallowed { ProgressBy::Request } else { ProgressBy::Count }
+    }
+
+    fn show_load(&mut self) {
+        self.report.load = self.pager.as_ref().map(|pager| {
+            let (keys, expected, bytes) = pager.progress();
+            LoadProgress { keys, expected, bytes }
+        });
+    }
+}
+
+fn timeout(message: &str) -> SourceError {
+    SourceError::new(SourceErrorKind::Timeout, message)
+}

@@ -1,0 +1,187 @@
+//! Reaching an endpoint, and proving that it serves the history the data is of.
+//!
+//! Owns the phases from `Connecting` to the decision between loading and watching.
+
+use super::{Action, Instant, Machine, Phase, Probe, Purpose, Reload, State};
+use crate::entry::Numbers;
+use crate::range::KeyRange;
+use crate::source::{RangePage, RangeRequest, ServerVersion, SourceError, SourceErrorKind};
+use std::sync::Arc;
+
+impl Machine {
+    pub(super) fn connect(&mut self, now: Instant) {
+        self.phase = Phase::Connecting;
+        self.version = None;
+        self.report.endpoint = Some(Arc::clone(&self.endpoints[self.endpoint].0));
+        if !self.known.loaded {
+            self.enter(now, State::Loading);
+        }
+        self.act(Action::Connect(self.endpoint));
+    }
+
+    pub(super) fn connected(&mut self, now: Instant, result: Result<(), SourceError>) {
+        if self.phase != Phase::Connecting {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                self.report.counters.connects += 1;
+                self.phase = Phase::Versioning;
+                self.act(Action::Version);
+            }
+            Err(error) => self.fail(now, error),
+        }
+    }
+
+    pub(super) fn versioned(&mut self, now: Instant, result: Result<ServerVersion, SourceError>) {
+        if self.phase != Phase::Versioning {
+            return;
+        }
+        match result {
+            Ok(version) => self.version = Some(version),
+            Err(error) => match error.kind() {
+                // A server may keep its version to itself; then its progress is not believed.
+                SourceErrorKind::Denied
+                | SourceErrorKind::Unauthenticated
+                | SourceErrorKind::Unimplemented
+                | SourceErrorKind::InvalidRequest
+                | SourceErrorKind::Malformed => {}
+                _ => return self.fail(now, error),
+            },
+        }
+        self.report.progress_by = self.progress_by();
+        self.identify(now);
+    }
+
+    pub(super) fn token_refreshed(&mut self, now: Instant, result: Result<(), SourceError>) {
+        if self.phase != Phase::RefreshingToken {
+            return;
+        }
+        match result {
+            Ok(()) => self.identify(now),
+            Err(error) => self.fail(now, error),
+        }
+    }
+
+    /// Asks who answers and how far its store is; without data there is nothing to compare.
+    pub(super) fn identify(&mut self, now: Instant) {
+        if !self.known.loaded {
+            return self.begin_load(now, Reload { same_history: true });
+        }
+        self.phase = Phase::Identifying;
+        let request = self.revision_request();
+        self.act(Action::Range(Purpose::Identify { asked: now }, request));
+    }
+
+    /// The cheapest linearizable read of the range: the store's revision comes with any answer.
+    ///
+    /// A key of the range itself, since a user's rights may end at the range.
+    pub(super) fn revision_request(&self) -> RangeRequest {
+        let key = KeyRange::key(self.range.start());
+        RangeRequest { count_only: true, ..RangeRequest::new(key) }
+    }
+
+    pub(super) fn identified(
+        &mut self,
+        now: Instant,
+        asked: Instant,
+        result: Result<RangePage, SourceError>,
+    ) {
+        if self.phase != Phase::Identifying {
+            return;
+        }
+        let header = match result.map(|page| page.header) {
+            Ok(Some(header)) if header.revision > 0 => header,
+            Ok(_) => {
+                let error =
+                    SourceError::new(SourceErrorKind::Malformed, "an answer without header");
+                return self.fail(now, error);
+            }
+            Err(error) => return self.fail(now, error),
+        };
+        if let Some(expected) = self.known.cluster_id.filter(|id| *id != header.cluster_id) {
+            let error = SourceError::new(SourceErrorKind::Malformed, "another cluster");
+            return self.other_cluster(now, expected, header.cluster_id, Arc::new(error));
+        }
+        if header.revision < self.known.cursor {
+            return self.history_changed(now, "the store's revision went back");
+        }
+        self.fresh.as_of = self.fresh.as_of.or(Some((header.revision, asked)));
+        match &self.probe {
+            Some(probe) => {
+                let request = RangeRequest {
+                    revision: self.known.cursor,
+                    keys_only: true,
+                    ..RangeRequest::new(KeyRange::key(probe.key.as_slice()))
+                };
+                self.phase = Phase::Probing;
+                self.act(Action::Range(Purpose::Probe, request));
+            }
+            None => self.proceed(now),
+        }
+    }
+
+    /// A restored backup keeps its cluster id and may be past the cursor, but it cannot show the
+    /// newest known change as of the cursor (B16).
+    pub(super) fn probed(&mut self, now: Instant, result: Result<RangePage, SourceError>) {
+        if self.phase != Phase::Probing {
+            return;
+        }
+        match result {
+            Ok(page) => {
+                let found = page.kvs.first().map(Numbers::from);
+                if self.probe.as_ref().is_some_and(|probe| !probe.matches(found)) {
+                    return self.history_changed(now, "the last known change is another one");
+                }
+                self.proceed(now);
+            }
+            Err(error) if error.kind() == SourceErrorKind::Compacted => self.compacted(now),
+            Err(error) => self.fail(now, error),
+        }
+    }
+
+    fn proceed(&mut self, now: Instant) {
+        match self.reload {
+            Some(reload) => self.begin_load(now, reload),
+            None => self.open_watch(),
+        }
+    }
+
+    /// History up to the cursor is gone, so what was missed can only be had by reading everything.
+    pub(super) fn compacted(&mut self, now: Instant) {
+        self.report.counters.compactions += 1;
+        if self.phase == Phase::Probing {
+            self.enter(now, State::Reloading);
+            return self.begin_load(now, Reload { same_history: true });
+        }
+        tracing::info!(revision = self.known.cursor, "the watch's revision is compacted");
+        self.schedule_reload(now, Reload { same_history: true });
+    }
+
+    pub(super) fn open_watch(&mut self) {
+        self.phase = Phase::Opening;
+        // Inclusive: what was applied is delivered again and dropped, while an exclusive start at
+        // a compacted revision can lose a deletion for ever (B8).
+        self.act(Action::Watch(self.known.cursor));
+    }
+}
+
+impl Probe {
+    pub(super) fn new(key: &[u8], numbers: Option<Numbers>) -> Self {
+        Probe { key: key.to_vec(), numbers }
+    }
+
+    /// Leases may be attached again by any put, so they are part of the numbers compared; versions
+    /// only where the server keeps them.
+    fn matches(&self, found: Option<Numbers>) -> bool {
+        match (self.numbers, found) {
+            (None, None) => true,
+            (Some(known), Some(found)) => {
+                known.create_revision == found.create_revision
+                    && known.mod_revision == found.mod_revision
+                    && (known.version == found.version || known.version == 0 || found.version == 0)
+            }
+            _ => false,
+        }
+    }
+}

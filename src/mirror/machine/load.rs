@@ -1,0 +1,204 @@
+//! Reading everything, beside what is shown.
+//!
+//! Owns the phase `Loading`: pages or a stream, restarts, and what ends it.
+
+use std::sync::Arc;
+
+use super::{Action, Freshness, Instant, Machine, Phase, Probe, Purpose, Reload, State};
+use crate::entry::Numbers;
+use crate::error::StopReason;
+use crate::event::{Header, RawKeyValue};
+use crate::mirror::pager::{Pager, Step};
+use crate::source::{RangeChunk, RangePage, ServerVersion, SourceError, SourceErrorKind};
+use crate::writer::{Applied, LoadError};
+
+/// The first server with range streams.
+const RANGE_STREAM_SINCE: ServerVersion = ServerVersion { major: 3, minor: 7, patch: 0 };
+/// After this many restarts each further one waits.
+const RESTARTS_AT_ONCE: u32 = 4;
+
+impl Machine {
+    pub(super) fn begin_load(&mut self, now: Instant, reload: Reload) {
+        self.reload = Some(reload);
+        self.phase = Phase::Loading;
+        if self.known.loaded {
+            self.enter(now, State::Reloading);
+        }
+        // The revision asked for is that of the first load; later loads are of now.
+        let at = if self.known.loaded { 0 } else { self.options.load_at };
+        let pager = Pager::new(self.range.clone(), at, self.options.page_bytes, self.load_restarts);
+        let has_stream = self.version.is_some_and(|version| version >= RANGE_STREAM_SINCE)
+            && !self.endpoints[self.endpoint].1.no_range_stream;
+        self.streaming = has_stream && at == 0;
+        self.pager = Some(pager);
+        self.load_probe = None;
+        self.load_asked = (at == 0).then_some(now);
+        self.show_load();
+        self.act(Action::BeginLoad { same_history: reload.same_history });
+        self.ask_for_more(now);
+    }
+
+    fn ask_for_more(&mut self, now: Instant) {
+        let Some(pager) = &self.pager else { return };
+        if self.streaming {
+            self.chunk_deadline = Some(now + self.options.page_timeout);
+            if !pager.has_begun() && pager.progress().0 == 0 {
+                self.act(Action::RangeStream);
+            }
+        } else {
+            let request = pager.request();
+            self.act(Action::Range(Purpose::Page, request));
+        }
+    }
+
+    pub(super) fn page(&mut self, now: Instant, result: Result<RangePage, SourceError>) {
+        if self.phase != Phase::Loading || self.streaming {
+            return;
+        }
+        let Some(pager) = &mut self.pager else { return };
+        match result.and_then(|page| pager.page(page)) {
+            Ok(Step::More(kvs)) => {
+                // The next page is on its way while this one is decoded.
+                self.ask_for_more(now);
+                self.take_keys(kvs);
+            }
+            Ok(Step::Done(kvs, header)) => {
+                self.take_keys(kvs);
+                self.finish_load(header);
+            }
+            Err(error) => self.load_failed(now, error),
+        }
+    }
+
+    pub(super) fn chunk(&mut self, now: Instant, result: Result<Option<RangeChunk>, SourceError>) {
+        if self.phase != Phase::Loading || !self.streaming {
+            return;
+        }
+        self.report.last_contact = Some(now);
+        let Some(pager) = &mut self.pager else { return };
+        match result.and_then(|chunk| pager.chunk(chunk)) {
+            Ok(Step::More(kvs)) => {
+                self.chunk_deadline = Some(now + self.options.page_timeout);
+                self.take_keys(kvs);
+            }
+            Ok(Step::Done(kvs, header)) => {
+                self.take_keys(kvs);
+                self.finish_load(header);
+            }
+            Err(error) => self.load_failed(now, error),
+        }
+    }
+
+    fn take_keys(&mut self, kvs: Vec<RawKeyValue>) {
+        let newest = self.load_probe.as_ref().and_then(|probe| probe.numbers);
+        let newest = newest.map_or(0, |numbers| numbers.mod_revision);
+        let newer = kvs.iter().filter(|kv| kv.mod_revision > newest);
+        if let Some(kv) = newer.max_by_key(|kv| kv.mod_revision) {
+            self.load_probe = Some(Probe::new(&kv.key, Some(Numbers::from(kv))));
+        }
+        self.show_load();
+        if !kvs.is_empty() {
+            self.act(Action::TakeKeys(kvs));
+        }
+    }
+
+    fn finish_load(&mut self, header: Header) {
+        let same_history = self.reload.is_none_or(|reload| reload.same_history);
+        self.chunk_deadline = None;
+        self.act(Action::FinishLoad { header, same_history });
+    }
+
+    pub(super) fn keys_taken(&mut self, now: Instant, result: Result<(), LoadError>) {
+        if let (Err(error), Phase::Loading) = (result, self.phase) {
+            let kind = SourceErrorKind::Malformed;
+            self.load_failed(now, SourceError::new(kind, "a page").with_cause(error));
+        }
+    }
+
+    pub(super) fn loaded(&mut self, now: Instant, result: Result<Applied, LoadError>) {
+        if self.phase != Phase::Loading {
+            return;
+        }
+        self.pager = None;
+        self.report.load = None;
+        match result {
+            Ok(applied) => {
+                self.report.counters.loads += 1;
+                if self.reload.take().is_some_and(|reload| !reload.same_history) {
+                    // Revisions of the old history say nothing about the new one.
+                    self.fresh = Freshness::default();
+                }
+                self.report.current_as_of = self.report.current_as_of.max(self.load_asked);
+                self.probe = self.load_probe.take();
+                self.unproven = true;
+                self.queue.clear();
+                tracing::info!(
+                    name = %self.options.name, revision = applied.revision, keys = self.known.keys,
+                    "loaded"
+                );
+                self.cursor_moved();
+                self.open_watch();
+            }
+            Err(LoadError::ClusterMismatch { expected, got }) => {
+                let error = Arc::new(LoadError::ClusterMismatch { expected, got });
+                self.other_cluster(now, expected, got, error);
+            }
+            Err(LoadError::Behind { .. }) => {
+                self.history_changed(now, "the store's revision went back");
+            }
+            Err(error) => {
+                let kind = SourceErrorKind::Malformed;
+                self.fail(now, SourceError::new(kind, "a load").with_cause(error));
+            }
+        }
+    }
+
+    pub(super) fn load_failed(&mut self, now: Instant, error: SourceError) {
+        match error.kind() {
+            SourceErrorKind::Compacted if self.options.load_at > 0 && !self.known.loaded => {
+                let revision = self.options.load_at;
+                self.stop(StopReason::Compacted { revision, cause: Arc::new(error) });
+            }
+            SourceErrorKind::Compacted => self.restart_load(now, error),
+            SourceErrorKind::Unimplemented if self.streaming => {
+                self.endpoints[self.endpoint].1.no_range_stream = true;
+                self.load_in_pages(now);
+            }
+            SourceErrorKind::TooLarge if self.streaming => self.load_in_pages(now),
+            SourceErrorKind::TooLarge if self.pager.as_mut().is_some_and(Pager::shrink) => {
+                self.ask_for_more(now);
+            }
+            _ => self.fail(now, error),
+        }
+    }
+
+    /// The revision of the load was compacted between two pages: begin anew at a newer one.
+    fn restart_load(&mut self, now: Instant, error: SourceError) {
+        self.load_restarts += 1;
+        self.report.counters.load_restarts += 1;
+        if self.load_restarts > RESTARTS_AT_ONCE {
+            return self.fail(now, error);
+        }
+        tracing::info!(restarts = self.load_restarts, "the load's revision was compacted");
+        let reload = self.reload.unwrap_or(Reload { same_history: true });
+        self.abandon_load();
+        self.begin_load(now, reload);
+    }
+
+    fn load_in_pages(&mut self, now: Instant) {
+        let reload = self.reload.unwrap_or(Reload { same_history: true });
+        self.abandon_load();
+        self.endpoints[self.endpoint].1.no_range_stream = true;
+        self.begin_load(now, reload);
+    }
+
+    /// Forgets a load under way; what is shown stays (T-26).
+    pub(super) fn abandon_load(&mut self) {
+        self.chunk_deadline = None;
+        self.streaming = false;
+        if self.pager.take().is_some() {
+            self.report.load = None;
+            self.act(Action::AbandonLoad);
+        }
+    }
+}

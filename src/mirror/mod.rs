@@ -1,0 +1,408 @@
+//! The mirror: it loads, watches, applies, and never gives up without saying why.
+//!
+//! Owns [`Mirror`], the thin async shell that executes what the machine decides: requests as tasks,
+//! the reading of streams, and calls to the writer. Must not decide anything itself.
+
+mod backoff;
+mod intake;
+mod machine;
+mod options;
+mod pager;
+mod queue;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::edits::Loading;
+use crate::error::StopReason;
+use crate::event::RawKeyValue;
+use crate::source::{
+    Connection, RangeChunk, RangeStream, Source, SourceError, SourceErrorKind, WatchStream,
+};
+use crate::writer::{LoadError, Writer};
+
+pub use options::OnHistoryChange;
+pub(crate) use options::Options;
+pub(crate) use queue::Bounds;
+
+use self::intake::{Intake, Item};
+use self::machine::{Action, Input, Known, Machine, Purpose};
+
+/// Chunks of a range stream read ahead while earlier ones are decoded.
+const CHUNKS_AHEAD: usize = 4;
+
+/// The part of a key space that talks to etcd.
+///
+/// [`Builder::start`](crate::Builder::start) spawns it; [`Builder::build`](crate::Builder::build)
+/// gives it to be spawned later ([`run`](Mirror::run)) or driven by hand ([`step`](Mirror::step)).
+/// Dropping it ends the key space with [`StopReason::Shutdown`].
+pub struct Mirror<T: Send + Sync + 'static> {
+    writer: Writer<T>,
+    source: Arc<dyn Source>,
+    options: Options,
+    machine: Machine,
+    connection: Option<Arc<dyn Connection>>,
+    requests: JoinSet<Answer>,
+    /// Answers to requests of an earlier connection are dropped by it.
+    generation: u64,
+    intake: Option<Intake>,
+    chunks: Option<mpsc::Receiver<Result<Option<RangeChunk>, SourceError>>>,
+    loading: Option<Loading<T>>,
+    shutdown: watch::Receiver<bool>,
+    started: bool,
+    stopped: Option<StopReason>,
+}
+
+/// What a finished request brings.
+struct Answer {
+    generation: u64,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Input(Input),
+    Connected(Result<Box<dyn Connection>, SourceError>),
+    Watch(Result<Box<dyn WatchStream>, SourceError>),
+    RangeStream(Result<Box<dyn RangeStream>, SourceError>),
+}
+
+/// What the shell woke up for.
+enum Wake {
+    Shutdown,
+    Demand,
+    Answer(Answer),
+    Chunk(Result<Option<RangeChunk>, SourceError>),
+    Timer,
+    /// A request panicked.
+    Lost(String),
+    Messages(VecDeque<Item>),
+}
+
+impl<T: Send + Sync + 'static> Mirror<T> {
+    pub(crate) fn new(writer: Writer<T>, source: Arc<dyn Source>, options: Options) -> Self {
+        let shared = writer.shared();
+        shared.driven.store(true, Ordering::Release);
+        let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(()));
+        let endpoints: Vec<String> =
+            (0..source.endpoints()).map(|index| source.endpoint_name(index)).collect();
+        let count = u64::try_from(endpoints.len()).unwrap_or(1).max(1);
+        // Many processes that start together should not all begin with the same member.
+        let first = usize::try_from(seed % count).unwrap_or(0);
+        let range = (*shared.mirrored).clone();
+        let report = shared.report.read();
+        let machine = Machine::new(options.clone(), range, endpoints, first, seed, report);
+        let shutdown = shared.shutdown.subscribe();
+        Mirror {
+            writer,
+            source,
+            options,
+            machine,
+            connection: None,
+            requests: JoinSet::new(),
+            generation: 0,
+            intake: None,
+            chunks: None,
+            loading: None,
+            shutdown,
+            started: false,
+            stopped: None,
+        }
+    }
+
+    /// Runs until the mirror stops, and says why: the last handle was dropped, somebody called
+    /// `shutdown`, or going on would be wrong.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the mirror and so ends the key space; the last data stays readable.
+    pub async fn run(mut self) -> StopReason {
+        loop {
+            if let Some(reason) = self.step().await {
+                return reason;
+            }
+        }
+    }
+
+    /// Waits for the next thing that happens and handles it; the reason once the mirror has stopped.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: what has not been handled is handled by the next call.
+    pub async fn step(&mut self) -> Option<StopReason> {
+        if !self.started {
+            self.started = true;
+            self.handle(Input::Start);
+        } else if self.stopped.is_none() {
+            match self.wake().await {
+                Wake::Shutdown => self.handle(Input::Shutdown),
+                Wake::Demand | Wake::Timer => self.handle(Input::Tick),
+                Wake::Answer(answer) => self.answered(answer),
+                Wake::Chunk(chunk) => self.handle(Input::Chunk(chunk)),
+                Wake::Lost(message) => self.handle(Input::Lost(message)),
+                Wake::Messages(messages) => self.receive(messages),
+            }
+        }
+        self.stopped.clone()
+    }
+
+    /// The order matters when several are ready: the watch comes last, as it may always be.
+    async fn wake(&mut self) -> Wake {
+        let shared = Arc::clone(self.writer.shared());
+        let deadline = self.machine.deadline();
+        tokio::select! {
+            biased;
+            // An error means that no handle and no key space is left, which is the same.
+            _ = self.shutdown.wait_for(|stop| *stop) => Wake::Shutdown,
+            () = shared.waits.demanded.notified() => Wake::Demand,
+            Some(joined) = self.requests.join_next() => match joined {
+                Ok(answer) => Wake::Answer(answer),
+                Err(error) if error.is_panic() => Wake::Lost(error.to_string()),
+                // Aborted with its connection.
+                Err(_) => Wake::Timer,
+            },
+            chunk = receive_chunk(&mut self.chunks) => Wake::Chunk(chunk),
+            () = until(deadline) => Wake::Timer,
+            messages = receive_messages(self.intake.as_ref()) => Wake::Messages(messages),
+        }
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        if answer.generation != self.generation {
+            return;
+        }
+        match answer.outcome {
+            Outcome::Input(input) => self.handle(input),
+            Outcome::Connected(result) => {
+                let result = result.map(|connection| self.connection = Some(connection.into()));
+                self.handle(Input::Connected(result));
+            }
+            Outcome::Watch(result) => {
+                let bound = self.options.intake_bytes;
+                let result = result.map(|stream| self.intake = Some(Intake::spawn(stream, bound)));
+                self.handle(Input::WatchOpened(result));
+            }
+            Outcome::RangeStream(Ok(stream)) => self.chunks = Some(read_ahead(stream)),
+            Outcome::RangeStream(Err(error)) => self.handle(Input::Chunk(Err(error))),
+        }
+    }
+
+    /// Takes in all that arrived before anything is applied, so that a burst is one batch.
+    fn receive(&mut self, messages: VecDeque<Item>) {
+        for message in messages {
+            self.decide(Input::Message(message));
+        }
+        self.execute();
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.decide(input);
+        self.execute();
+    }
+
+    fn decide(&mut self, input: Input) {
+        let demand = self.writer.shared().waits.demand();
+        self.machine.handle(Instant::now(), demand, input);
+    }
+
+    /// Executes actions until none is left; calls to the writer answer at once.
+    fn execute(&mut self) {
+        while let Some(action) = self.machine.action() {
+            if let Some(input) = self.act(action) {
+                let view = self.writer.view();
+                self.machine.known = Known {
+                    loaded: view.revision() > 0,
+                    cursor: view.confirmed(),
+                    cluster_id: view.cluster_id(),
+                    keys: view.known_keys(),
+                };
+                self.decide(input);
+            }
+        }
+        self.writer.shared().report.write(&self.machine.report);
+    }
+
+    fn act(&mut self, action: Action) -> Option<Input> {
+        match action {
+            Action::Connect(index) => {
+                self.disconnect();
+                let connect = self.source.connect(index);
+                self.request(self.options.connect_timeout, connect, Outcome::Connected);
+            }
+            Action::Disconnect => self.disconnect(),
+            Action::CloseWatch => self.intake = None,
+            Action::RequestProgress => {
+                if let Some(intake) = &self.intake {
+                    intake.request_progress();
+                }
+            }
+            Action::AbandonLoad => {
+                self.loading = None;
+                self.chunks = None;
+            }
+            Action::Watching => self.writer.shared().waits.watching(),
+            Action::Synced { ticket, revision } => {
+                self.writer.shared().waits.synced(ticket, revision);
+            }
+            Action::Stop(reason) => self.stop(reason),
+            Action::BeginLoad { same_history } => {
+                self.loading = Some(self.writer.begin_load(same_history));
+            }
+            Action::TakeKeys(kvs) => return Some(Input::KeysTaken(self.take_keys(kvs))),
+            Action::FinishLoad { header, same_history } => {
+                self.chunks = None;
+                let loading = self.loading.take()?;
+                let result = self.writer.finish_load(loading, header, same_history);
+                return Some(Input::Loaded(result));
+            }
+            Action::Apply(batch) => return Some(Input::Applied(self.writer.apply(batch))),
+            Action::Confirm(revision) => {
+                self.writer.confirm(revision);
+                return Some(Input::Tick);
+            }
+            request => self.ask(request),
+        }
+        None
+    }
+
+    /// Starts the requests that need a connection.
+    fn ask(&mut self, action: Action) {
+        let Some(connection) = self.connection.clone() else { return };
+        let limit = self.options.request_timeout;
+        match action {
+            Action::Version => {
+                let version = connection.version();
+                self.request(limit, version, |result| Outcome::Input(Input::Version(result)));
+            }
+            Action::RefreshToken => {
+                let refresh = connection.refresh_token();
+                self.request(limit, refresh, |result| {
+                    Outcome::Input(Input::TokenRefreshed(result))
+                });
+            }
+            Action::Range(purpose, request) => {
+                let limit =
+                    if purpose == Purpose::Page { self.options.page_timeout } else { limit };
+                let range = connection.range(request);
+                self.request(limit, range, move |result| {
+                    Outcome::Input(Input::Range(purpose, result))
+                });
+            }
+            Action::RangeStream => {
+                let stream = connection.range_stream(&self.writer.shared().mirrored);
+                self.request(limit, stream, Outcome::RangeStream);
+            }
+            Action::Watch(start) => {
+                let stream = connection.watch(&self.writer.shared().mirrored, start);
+                self.request(limit, stream, Outcome::Watch);
+            }
+            // All others are executed on the spot.
+            _ => {}
+        }
+    }
+
+    /// Runs a request as a task, within a time limit of the mirror's own.
+    fn request<V: Send + 'static>(
+        &mut self,
+        limit: Duration,
+        request: impl Future<Output = Result<V, SourceError>> + Send + 'static,
+        outcome: impl FnOnce(Result<V, SourceError>) -> Outcome + Send + 'static,
+    ) {
+        let generation = self.generation;
+        self.requests.spawn(async move {
+            let result = timeout(limit, request).await.unwrap_or_else(|_| {
+                let message = format!("no answer within {limit:?}");
+                Err(SourceError::new(SourceErrorKind::Timeout, message))
+            });
+            Answer { generation, outcome: outcome(result) }
+        });
+    }
+
+    fn take_keys(&mut self, kvs: Vec<RawKeyValue>) -> Result<(), LoadError> {
+        match &mut self.loading {
+            Some(loading) => {
+                loading.page(kvs).map_err(|unordered| LoadError::Unordered { key: unordered.key })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn disconnect(&mut self) {
+        self.generation += 1;
+        self.requests.abort_all();
+        self.connection = None;
+        self.intake = None;
+        self.chunks = None;
+        self.loading = None;
+    }
+
+    fn stop(&mut self, reason: StopReason) {
+        match &reason {
+            StopReason::Shutdown => tracing::info!(name = %self.options.name, "mirror stopped"),
+            reason => tracing::error!(name = %self.options.name, %reason, "mirror stopped"),
+        }
+        self.writer.end(reason.clone());
+        self.stopped = Some(reason);
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for Mirror<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mirror")
+            .field("source", &self.source)
+            .field("writer", &self.writer)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn receive_messages(intake: Option<&Intake>) -> VecDeque<Item> {
+    match intake {
+        Some(intake) => intake.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn receive_chunk(
+    chunks: &mut Option<mpsc::Receiver<Result<Option<RangeChunk>, SourceError>>>,
+) -> Result<Option<RangeChunk>, SourceError> {
+    let Some(receiver) = chunks else { return std::future::pending().await };
+    match receiver.recv().await {
+        Some(chunk) => chunk,
+        None => {
+            // The end has been delivered; nothing more comes.
+            *chunks = None;
+            std::future::pending().await
+        }
+    }
+}
+
+/// Reads a range stream a few chunks ahead, so that decoding and transport overlap.
+fn read_ahead(
+    mut stream: Box<dyn RangeStream>,
+) -> mpsc::Receiver<Result<Option<RangeChunk>, SourceError>> {
+    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    tokio::spawn(async move {
+        loop {
+            let chunk = poll_fn(|cx| stream.poll_next(cx)).await.transpose();
+            let last = !matches!(chunk, Ok(Some(_)));
+            // A closed channel means that the load was abandoned.
+            if sender.send(chunk).await.is_err() || last {
+                return;
+            }
+        }
+    });
+    receiver
+}

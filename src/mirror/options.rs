@@ -1,0 +1,66 @@
+//! What can be set about a mirror, with defaults and bounds.
+//!
+//! Owns [`Options`], one plain struct that every part of the loop reads. Must not do anything.
+
+use std::time::Duration;
+
+use crate::event::Revision;
+use crate::mirror::queue::Bounds;
+
+/// What to do when the store is not the one the data is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OnHistoryChange {
+    /// End the key space with the reason; its last data stays readable.
+    Stop,
+    /// Load everything anew under a new epoch, with the exact difference; waits of the old epoch
+    /// fail with [`WaitError::HistoryChanged`](crate::WaitError::HistoryChanged).
+    Reload,
+}
+
+/// Everything that can be set; the setters on [`Builder`](crate::Builder) document each.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) name: String,
+    pub(crate) apply_delay: Duration,
+    pub(crate) queue: Bounds,
+    pub(crate) intake_bytes: usize,
+    pub(crate) backoff_min: Duration,
+    pub(crate) backoff_max: Duration,
+    pub(crate) load_at: Revision,
+    pub(crate) load_timeout: Option<Duration>,
+    pub(crate) page_bytes: u64,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) request_timeout: Duration,
+    pub(crate) page_timeout: Duration,
+    pub(crate) check_interval: Duration,
+    pub(crate) demand_interval: Duration,
+    pub(crate) on_other_cluster: OnHistoryChange,
+    pub(crate) on_history_change: OnHistoryChange,
+    /// Seeds the jitter; drawn at random unless a test sets it.
+    pub(crate) seed: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            name: String::new(),
+            apply_delay: Duration::from_millis(30),
+            queue: Bounds { events: 50_000, bytes: 32 << 20 },
+            intake_bytes: 64 << 20,
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(10),
+            load_at: 0,
+            load_timeout: None,
+            page_bytes: 16 << 20,
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(10),
+            page_timeout: Duration::from_secs(60),
+            check_interval: Duration::from_secs(5),
+            demand_interval: Duration::from_millis(100),
+            on_other_cluster: OnHistoryChange::Stop,
+            on_history_change: OnHistoryChange::Reload,
+            seed: None,
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Observers: user code that runs under the write lock, and the state it derives.
+//!
+//! Owns registration order, the running of observers with their panics contained, and the tokens
+//! derived state is reached by. Must not lock: whoever holds the lock calls in.
+
+use std::any::Any;
+use std::fmt;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use crate::decode::panic_message;
+use crate::delta::Delta;
+use crate::guard::{ObserverScope, SpaceId};
+use crate::view::View;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+type Run<T> = dyn FnMut(&mut dyn Any, &Delta<T>, &View<T>, &Earlier<'_, T>) + Send;
+type State = Box<dyn Any + Send + Sync>;
+
+/// A registered observer with its state.
+pub(crate) struct Slot<T> {
+    id: u64,
+    registered: &'static Location<'static>,
+    removed: Arc<AtomicBool>,
+    poisoned: Option<String>,
+    state: State,
+    /// Only ever reached through `get_mut`: the mutex makes the slot `Sync` without asking the
+    /// closure to be.
+    run: Mutex<Box<Run<T>>>,
+}
+
+/// The observers of a key space in registration order.
+pub(crate) struct Observers<T> {
+    slots: Vec<Slot<T>>,
+}
+
+impl<T> Observers<T> {
+    pub(crate) fn new() -> Self {
+        Observers { slots: Vec::new() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Adds an observer and, when there is something to see, shows it everything (C4).
+    pub(crate) fn add(
+        &mut self,
+        space: SpaceId,
+        slot: Slot<T>,
+        everything: &Delta<T>,
+        view: &View<T>,
+    ) {
+        self.slots.push(slot);
+        if !everything.is_empty() {
+            self.run_one(self.slots.len() - 1, space, everything, view);
+        }
+    }
+
+    /// Runs every observer in order. A panic ends only the observer that made it.
+    pub(crate) fn run(&mut self, space: SpaceId, delta: &Delta<T>, view: &View<T>) {
+        for index in 0..self.slots.len() {
+            self.run_one(index, space, delta, view);
+        }
+    }
+
+    fn run_one(&mut self, index: usize, space: SpaceId, delta: &Delta<T>, view: &View<T>) {
+        let (earlier, rest) = self.slots.split_at_mut(index);
+        let Some(Slot { registered, poisoned, state, run, .. }) = rest.first_mut() else { return };
+        if poisoned.is_some() {
+            return;
+        }
+        let scope = ObserverScope::enter(space, registered);
+        let earlier = Earlier { slots: earlier };
+        let run = run.get_mut();
+        let ran = catch_unwind(AssertUnwindSafe(|| run(&mut **state, delta, view, &earlier)));
+        drop(scope);
+        if let Err(payload) = ran {
+            let message = panic_message(&*payload);
+            tracing::error!(observer = %registered, %message, "observer panicked; it is not called again");
+            *poisoned = Some(message);
+        }
+    }
+
+    /// Takes out the observers that were removed, to be dropped after the unlock.
+    pub(crate) fn purge(&mut self) -> Vec<Slot<T>> {
+        if self.slots.iter().all(|slot| !slot.removed.load(Ordering::Acquire)) {
+            return Vec::new();
+        }
+        let (gone, kept) =
+            self.slots.drain(..).partition(|slot| slot.removed.load(Ordering::Acquire));
+        self.slots = kept;
+        gone
+    }
+
+    /// The observers that panicked: where they were registered, and the message.
+    pub(crate) fn poisoned(&self) -> Vec<PoisonedObserver> {
+        let poisoned = self.slots.iter().filter_map(|slot| {
+            let message = slot.poisoned.clone()?;
+            Some(PoisonedObserver { registered: slot.registered, message })
+        });
+        poisoned.collect()
+    }
+
+    pub(crate) fn derived<S: 'static>(&self, token: &Derived<S>) -> Result<&S, DerivedError> {
+        find(&self.slots, token)
+    }
+}
+
+fn find<'a, T, S: 'static>(
+    slots: &'a [Slot<T>],
+    token: &Derived<S>,
+) -> Result<&'a S, DerivedError> {
+    let removed = |slot: &&Slot<T>| !slot.removed.load(Ordering::Acquire);
+    let slot = slots.iter().find(|slot| slot.id == token.observer.id).filter(removed);
+    let slot = slot.ok_or(DerivedError::NotHere)?;
+    if let Some(message) = &slot.poisoned {
+        return Err(DerivedError::Poisoned {
+            registered: slot.registered,
+            message: message.clone(),
+        });
+    }
+    slot.state.downcast_ref().ok_or(DerivedError::NotHere)
+}
+
+impl<T> Slot<T> {
+    /// A slot for `run` with its state, not yet registered.
+    pub(crate) fn new<S, F>(registered: &'static Location<'static>, state: S, mut run: F) -> Self
+    where
+        S: Send + Sync + 'static,
+        F: FnMut(&mut S, &Delta<T>, &View<T>, &Earlier<'_, T>) + Send + 'static,
+    {
+        let run = move |state: &mut dyn Any,
+                        delta: &Delta<T>,
+                        view: &View<T>,
+                        earlier: &Earlier<'_, T>| {
+            // The state was boxed right here as an `S`, and nobody replaces it.
+            if let Some(state) = state.downcast_mut::<S>() {
+                run(state, delta, view, earlier);
+            }
+        };
+        Slot {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            registered,
+            removed: Arc::new(AtomicBool::new(false)),
+            poisoned: None,
+            state: Box::new(state),
+            run: Mutex::new(Box::new(run)),
+        }
+    }
+
+    /// The handle of this slot in the key space `space`.
+    pub(crate) fn observer(&self, space: Weak<dyn Purge>) -> Observer {
+        Observer {
+            id: self.id,
+            registered: self.registered,
+            removed: Arc::clone(&self.removed),
+            space,
+        }
+    }
+}
+
+/// A key space that can take out removed observers now, if this thread may lock.
+pub(crate) trait Purge: Send + Sync {
+    fn purge(&self);
+}
+
+/// The derived states of the observers registered before the one that is running.
+pub struct Earlier<'a, T> {
+    slots: &'a [Slot<T>],
+}
+
+impl<T> Earlier<'_, T> {
+    /// The state an earlier observer derived from the same step.
+    ///
+    /// # Panics
+    /// When that observer panicked, was removed, is registered later, or is of another key space.
+    #[must_use]
+    #[track_caller]
+    pub fn derived<S: 'static>(&self, token: &Derived<S>) -> &S {
+        match self.try_derived(token) {
+            Ok(state) => state,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The state an earlier observer derived from the same step.
+    ///
+    /// # Errors
+    /// [`DerivedError::Poisoned`] after a panic of that observer; [`DerivedError::NotHere`] when it
+    /// was removed, is registered later, or is of another key space.
+    pub fn try_derived<S: 'static>(&self, token: &Derived<S>) -> Result<&S, DerivedError> {
+        find(self.slots, token)
+    }
+}
+
+impl<T> fmt::Debug for Earlier<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Earlier").field("observers", &self.slots.len()).finish()
+    }
+}
+
+/// Derived state cannot be given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DerivedError {
+    /// The observer panicked, so its state no longer follows the data. Fix the observer; register
+    /// it anew to have its state computed from everything.
+    #[error("the observer registered at {registered} panicked: {message}")]
+    Poisoned {
+        /// Where the observer was registered.
+        registered: &'static Location<'static>,
+        /// The panic's message.
+        message: String,
+    },
+    /// The observer was removed, or is not one of those asked. Fix the caller.
+    #[error(
+        "there is no such derived state here: its observer was removed or is another key space's"
+    )]
+    NotHere,
+}
+
+/// An observer that panicked and is not called any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoisonedObserver {
+    /// Where it was registered.
+    pub registered: &'static Location<'static>,
+    /// The panic's message.
+    pub message: String,
+}
+
+/// The handle of a registered observer. Dropping it keeps the observer.
+#[derive(Clone)]
+pub struct Observer {
+    id: u64,
+    registered: &'static Location<'static>,
+    removed: Arc<AtomicBool>,
+    space: Weak<dyn Purge>,
+}
+
+impl Observer {
+    /// Removes the observer with its state; removing twice does nothing.
+    ///
+    /// When this returns, the observer does not run and will not run again. Asked inside an
+    /// observer of the same key space or while holding its read guard, the removal takes effect
+    /// after the step or with the next one.
+    pub fn remove(&self) {
+        self.removed.store(true, Ordering::Release);
+        if let Some(space) = self.space.upgrade() {
+            space.purge();
+        }
+    }
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observer").field("registered", &self.registered).finish()
+    }
+}
+
+/// The token of derived state of type `S`. Dropping it keeps the observer and its state.
+pub struct Derived<S> {
+    observer: Observer,
+    state: PhantomData<fn() -> S>,
+}
+
+impl<S> Derived<S> {
+    pub(crate) fn new(observer: Observer) -> Self {
+        Derived { observer, state: PhantomData }
+    }
+
+    /// Removes the observer with its state; see [`Observer::remove`].
+    pub fn remove(&self) {
+        self.observer.remove();
+    }
+}
+
+impl<S> Clone for Derived<S> {
+    fn clone(&self) -> Self {
+        Derived::new(self.observer.clone())
+    }
+}
+
+impl<S> fmt::Debug for Derived<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Derived").field("registered", &self.observer.registered).finish()
+    }
+}

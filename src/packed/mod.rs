@@ -1,0 +1,136 @@
+//! The storage of a view: entries in key order, packed, persistent.
+//!
+//! Owns the order of the entries and the memory they are kept in. Must not know revisions, events
+//! or ranges of a mirror, and holds no lock, clock or thread.
+//!
+//! # Shape
+//!
+//! Entries lie in *runs* of up to [`RUN_MAX`], runs in *pages* of up to [`PAGE_MAX`], and one root
+//! holds the pages. Every level has a column of integers beside its pointers: the eight bytes of
+//! each key behind the prefix that all keys of the column share (see `heads`). A search scans one
+//! column per level and compares a whole key only where integers tie, which for a key that is
+//! present is once.
+//!
+//! Root, pages, runs and the small groups of entries inside a run are shared by `Arc` and never
+//! change. An edit makes a new root beside the old one and shares everything it did not touch, so
+//! a clone is a snapshot, and a difference skips what two versions have in common by comparing
+//! pointers.
+//!
+//! # Cost
+//!
+//! With n entries, r the runs of a page, p the pages:
+//!
+//! - `get`, `search`: three columns and about one key; columns of pages and runs are bounded.
+//! - `edit` of m keys: m searches, the m groups and runs they lie in, their pages, and the root of
+//!   p pages. A changed value copies one group of [`GROUP`] pointers and the list of groups;
+//!   an added or removed key copies the pointers of its run from there on.
+//! - `diff`: the pages, the runs of changed pages, the entries of changed groups.
+//! - `nth` and the rank of a key: two searches in cumulative counts.
+//!
+//! # Occupancy
+//!
+//! A run holds at least [`RUN_MIN`] entries and a page at least [`PAGE_MIN`] runs, unless it is
+//! the only one. What gets too full is split evenly; what gets too empty is joined with a
+//! neighbour, and split evenly if that is too full. Memory follows the number of entries after any
+//! history.
+
+mod build;
+mod diff;
+mod edit;
+mod heads;
+mod root;
+mod run;
+mod slice;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use self::root::Root;
+use crate::entry::Entry;
+
+pub(crate) use self::build::Builder;
+pub(crate) use self::diff::Difference;
+pub(crate) use self::edit::Edit;
+pub(crate) use self::slice::{Iter, Slice};
+
+/// The sizes of the pieces; small ones in unit tests, so that a few hundred entries have all
+/// levels. Tests outside the crate run with the real ones.
+#[cfg(not(test))]
+mod sizes {
+    /// Entries in a group: what a changed value copies.
+    pub(crate) const GROUP: usize = 16;
+    pub(crate) const RUN_MAX: usize = 128;
+    pub(crate) const RUN_FILL: usize = 96;
+    pub(crate) const RUN_MIN: usize = 32;
+    pub(crate) const PAGE_MAX: usize = 128;
+    pub(crate) const PAGE_FILL: usize = 96;
+    pub(crate) const PAGE_MIN: usize = 32;
+}
+#[cfg(test)]
+mod sizes {
+    pub(crate) const GROUP: usize = 4;
+    pub(crate) const RUN_MAX: usize = 16;
+    pub(crate) const RUN_FILL: usize = 12;
+    pub(crate) const RUN_MIN: usize = 4;
+    pub(crate) const PAGE_MAX: usize = 8;
+    pub(crate) const PAGE_FILL: usize = 6;
+    pub(crate) const PAGE_MIN: usize = 2;
+}
+use self::sizes::{GROUP, PAGE_FILL, PAGE_MAX, PAGE_MIN, RUN_FILL, RUN_MAX, RUN_MIN};
+
+/// Entries ascending by key, each key once. A clone is **O(1)** and never changes.
+pub(crate) struct Packed<T> {
+    root: Arc<Root<T>>,
+}
+
+impl<T> Clone for Packed<T> {
+    fn clone(&self) -> Self {
+        Packed { root: Arc::clone(&self.root) }
+    }
+}
+
+impl<T> Default for Packed<T> {
+    fn default() -> Self {
+        Packed { root: Arc::new(Root::default()) }
+    }
+}
+
+impl<T> Packed<T> {
+    /// The number of entries.
+    pub(crate) fn len(&self) -> usize {
+        self.root.len()
+    }
+
+    /// The entries from `lower` up to, not including, `upper`; empty when that is reversed.
+    pub(crate) fn slice(&self, lower: &[u8], upper: Option<&[u8]>) -> Slice<'_, T> {
+        self.all().slice(lower, upper)
+    }
+
+    /// All entries.
+    pub(crate) fn all(&self) -> Slice<'_, T> {
+        Slice::all(&self.root)
+    }
+
+    /// The entry of `key`.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&Arc<Entry<T>>> {
+        self.root.get(key)
+    }
+
+    /// Heap bytes of the storage, of the entries, and of keys outside their entry; what values
+    /// keep on the heap is not known here. Visits every run, no entry.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.root.heap_bytes()
+    }
+
+    /// The sum of the keys' lengths. **O(1)**.
+    pub(crate) fn key_bytes(&self) -> usize {
+        self.root.tally().key_bytes
+    }
+
+    /// Panics with the reason if an invariant does not hold.
+    #[cfg(test)]
+    pub(crate) fn validate(&self) {
+        self.root.validate();
+    }
+}

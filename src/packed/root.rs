@@ -1,0 +1,226 @@
+//! The two levels above the runs: pages, and the root over them.
+//!
+//! Owns the way from a key or a rank to a run. Must not know how a version comes from another.
+
+use std::sync::Arc;
+
+use super::heads::Fence;
+use super::run::{ARC_COUNTS, Run};
+use crate::entry::Entry;
+
+/// Consecutive runs, at least one.
+pub(super) struct Page<T> {
+    /// Shared with the versions of the page whose runs begin with the same keys.
+    fence: Arc<Fence>,
+    /// Entries up to the end of each run.
+    ends: Box<[usize]>,
+    runs: Box<[Arc<Run<T>>]>,
+}
+
+impl<T> Page<T> {
+    /// A page of `runs`, ascending and not empty. The fence of `like` is shared if it fits.
+    pub(super) fn new(runs: Vec<Arc<Run<T>>>, like: Option<&Page<T>>) -> Self {
+        let same = like.filter(|like| same_firsts(&like.runs, &runs, |run| run.first()));
+        let fence = match same {
+            Some(like) => Arc::clone(&like.fence),
+            None => Arc::new(Fence::over(runs.iter().map(|run| run.first_key()))),
+        };
+        let ends = cumulative(runs.iter().map(|run| run.len()));
+        Page { fence, ends, runs: runs.into() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    pub(super) fn runs(&self) -> &[Arc<Run<T>>] {
+        &self.runs
+    }
+
+    pub(super) fn first(&self) -> &Arc<Entry<T>> {
+        self.runs[0].first()
+    }
+
+    /// The index of the run that holds `key`, if any does.
+    #[inline]
+    pub(super) fn locate(&self, key: &[u8]) -> usize {
+        self.fence.locate(key, |run| self.runs[run].first_key())
+    }
+
+    fn heap_bytes(&self) -> usize {
+        ARC_COUNTS
+            + size_of::<Self>()
+            + ARC_COUNTS
+            + size_of::<Fence>()
+            + self.fence.heap_bytes()
+            + size_of_val(&*self.ends)
+            + size_of_val(&*self.runs)
+            + self.runs.iter().map(|run| run.heap_bytes()).sum::<usize>()
+    }
+}
+
+/// Sums over all entries, kept so that nobody has to visit them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) key_bytes: usize,
+    /// Heap bytes of keys that do not lie in their entry.
+    pub(super) key_heap_bytes: usize,
+}
+
+impl Tally {
+    pub(super) fn add<T>(&mut self, entry: &Entry<T>) {
+        self.key_bytes += entry.key().len();
+        self.key_heap_bytes += entry.key_heap_bytes();
+    }
+
+    pub(super) fn subtract<T>(&mut self, entry: &Entry<T>) {
+        self.key_bytes -= entry.key().len();
+        self.key_heap_bytes -= entry.key_heap_bytes();
+    }
+}
+
+/// One version: all pages.
+pub(super) struct Root<T> {
+    fence: Arc<Fence>,
+    /// Entries up to the end of each page.
+    ends: Box<[usize]>,
+    pages: Box<[Arc<Page<T>>]>,
+    tally: Tally,
+}
+
+impl<T> Default for Root<T> {
+    fn default() -> Self {
+        Root {
+            fence: Arc::default(),
+            ends: Box::default(),
+            pages: Box::default(),
+            tally: Tally::default(),
+        }
+    }
+}
+
+impl<T> Root<T> {
+    /// A root over `pages`, ascending. The fence of `like` is shared if it fits.
+    pub(super) fn new(pages: Vec<Arc<Page<T>>>, like: Option<&Root<T>>, tally: Tally) -> Self {
+        let same = like.filter(|like| same_firsts(&like.pages, &pages, |page| page.first()));
+        let fence = match same {
+            Some(like) => Arc::clone(&like.fence),
+            None => Arc::new(Fence::over(pages.iter().map(|page| page.first().key()))),
+        };
+        let ends = cumulative(pages.iter().map(|page| page.len()));
+        Root { fence, ends, pages: pages.into(), tally }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    pub(super) fn pages(&self) -> &[Arc<Page<T>>] {
+        &self.pages
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// The index of the page that holds `key`, if any does.
+    #[inline]
+    pub(super) fn locate(&self, key: &[u8]) -> usize {
+        self.fence.locate(key, |page| self.pages[page].first().key())
+    }
+
+    #[inline]
+    pub(super) fn get(&self, key: &[u8]) -> Option<&Arc<Entry<T>>> {
+        let page = self.pages.get(self.locate(key))?;
+        page.runs[page.locate(key)].get(key)
+    }
+
+    /// The rank of `key`, or the rank it would have.
+    pub(super) fn search(&self, key: &[u8]) -> Result<usize, usize> {
+        let at_page = self.locate(key);
+        let Some(page) = self.pages.get(at_page) else { return Err(0) };
+        let at_run = page.locate(key);
+        let before = start_of(&self.ends, at_page) + start_of(&page.ends, at_run);
+        match page.runs[at_run].search(key) {
+            Ok(index) => Ok(before + index),
+            Err(index) => Err(before + index),
+        }
+    }
+
+    /// The run that holds the entry of `rank`, and the rank of the run's first entry.
+    pub(super) fn run_at(&self, rank: usize) -> Option<(&Run<T>, usize)> {
+        let at_page = self.ends.partition_point(|end| *end <= rank);
+        let page = self.pages.get(at_page)?;
+        let before = start_of(&self.ends, at_page);
+        let at_run = page.ends.partition_point(|end| before + *end <= rank);
+        Some((&page.runs[at_run], before + start_of(&page.ends, at_run)))
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        let entries = self.len() * (ARC_COUNTS + size_of::<Entry<T>>());
+        ARC_COUNTS
+            + size_of::<Self>()
+            + ARC_COUNTS
+            + size_of::<Fence>()
+            + self.fence.heap_bytes()
+            + size_of_val(&*self.ends)
+            + size_of_val(&*self.pages)
+            + self.pages.iter().map(|page| page.heap_bytes()).sum::<usize>()
+            + entries
+            + self.tally.key_heap_bytes
+    }
+}
+
+/// The count before the piece at `index`.
+fn start_of(ends: &[usize], index: usize) -> usize {
+    index.checked_sub(1).map_or(0, |previous| ends[previous])
+}
+
+fn cumulative(lengths: impl Iterator<Item = usize>) -> Box<[usize]> {
+    let sums = lengths.scan(0, |sum, len| {
+        *sum += len;
+        Some(*sum)
+    });
+    sums.collect()
+}
+
+/// Whether two sequences of pieces begin with the same keys, piece by piece.
+///
+/// Looks into a piece only where the two sides differ, and at a key only where entries do.
+fn same_firsts<P, T>(old: &[Arc<P>], new: &[Arc<P>], first: impl Fn(&P) -> &Arc<Entry<T>>) -> bool {
+    old.len() == new.len()
+        && old.iter().zip(new).all(|(old, new)| {
+            Arc::ptr_eq(old, new) || {
+                let (old, new) = (first(old), first(new));
+                Arc::ptr_eq(old, new) || old.key() == new.key()
+            }
+        })
+}
+
+#[cfg(test)]
+impl<T> Root<T> {
+    pub(super) fn validate(&self) {
+        use super::{PAGE_MAX, PAGE_MIN, RUN_MIN};
+
+        let mut tally = Tally::default();
+        let mut previous: Option<&[u8]> = None;
+        for page in &self.pages {
+            let alone = self.pages.len() == 1;
+            assert!(!page.runs.is_empty() && page.runs.len() <= PAGE_MAX, "a page out of bounds");
+            assert!(alone || page.runs.len() >= PAGE_MIN, "a page of {} runs", page.runs.len());
+            page.fence.validate(page.runs.iter().map(|run| run.first_key()));
+            assert_eq!(page.ends, cumulative(page.runs.iter().map(|run| run.len())));
+            for run in &page.runs {
+                run.validate();
+                let alone = alone && page.runs.len() == 1;
+                assert!(alone || run.len() >= RUN_MIN, "a run of {} entries", run.len());
+                assert!(previous.is_none_or(|last| last < run.first_key()), "runs do not ascend");
+                previous = Some(run.last().key());
+                run.entries().for_each(|entry| tally.add(entry));
+            }
+        }
+        self.fence.validate(self.pages.iter().map(|page| page.first().key()));
+        assert_eq!(self.ends, cumulative(self.pages.iter().map(|page| page.len())));
+        assert_eq!(self.tally, tally, "the sums over the entries are wrong");
+    }
+}

@@ -1,0 +1,208 @@
+//! Random histories against a `BTreeMap`, with every invariant checked after every step.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::{Builder, Edit, Packed, Slice};
+use crate::entry::Entry;
+
+type Model = BTreeMap<Vec<u8>, Arc<Entry<u64>>>;
+type Batch = Vec<(Vec<u8>, Option<u64>)>;
+
+const CASES: u32 = if cfg!(miri) { 3 } else { 120 };
+
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+fn entry(key: &[u8], value: u64) -> Arc<Entry<u64>> {
+    Arc::new(Entry::new(key, value, 1))
+}
+
+/// Applies a batch to both sides; the last write of a key in the batch counts.
+fn apply(packed: &Packed<u64>, model: &mut Model, batch: &Batch) -> Packed<u64> {
+    let batch: BTreeMap<_, _> = batch.iter().cloned().collect();
+    let mut edits = Vec::new();
+    for (key, value) in batch {
+        if let Some(value) = value {
+            let entry = entry(&key, value);
+            model.insert(key, Arc::clone(&entry));
+            edits.push(Edit::Put(entry));
+        } else {
+            model.remove(&key);
+            edits.push(Edit::Remove(key.into()));
+        }
+    }
+    let after = packed.edit(edits);
+    after.validate();
+    after
+}
+
+#[track_caller]
+fn check_same(packed: &Packed<u64>, model: &Model) {
+    assert_eq!(packed.len(), model.len());
+    assert_eq!(packed.all().len(), model.len());
+    assert!(packed.all().iter().map(Arc::as_ptr).eq(model.values().map(Arc::as_ptr)));
+    assert_eq!(packed.key_bytes(), model.keys().map(Vec::len).sum::<usize>());
+}
+
+fn built<'k>(keys: impl IntoIterator<Item = &'k Vec<u8>>) -> (Packed<u64>, Model) {
+    let (mut builder, mut model) = (Builder::new(), Model::new());
+    for key in keys {
+        let entry = entry(key, 0);
+        model.insert(key.clone(), Arc::clone(&entry));
+        assert!(builder.push(entry).is_ok());
+    }
+    let packed = builder.finish();
+    packed.validate();
+    (packed, model)
+}
+
+/// Keys that lie close together, so that edits hit, tie and split.
+fn small_key() -> impl Strategy<Value = Vec<u8>> {
+    let bytes = prop::sample::select(vec![0, b'a', b'b', 0xff]);
+    prop_oneof![
+        3 => prop::collection::vec(bytes.clone(), 0..6),
+        3 => prop::collection::vec(bytes.clone(), 0..4).prop_map(|end| [b"same-8-bytes".as_slice(), &end].concat()),
+        4 => (0_u64..2000).prop_map(tenant),
+        4 => (0_u32..2000).prop_map(|n| format!("/registry/items/zone-{:02}/{n:04}", n % 16).into_bytes()),
+        1 => (0_usize..4, bytes).prop_map(|(n, byte)| vec![byte; [7, 8, 9, 300][n]]),
+    ]
+}
+
+fn tenant(n: u64) -> Vec<u8> {
+    let id = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    format!("/tenants/{id:016x}/deployments/production/status").into_bytes()
+}
+
+fn batches() -> impl Strategy<Value = Vec<Batch>> {
+    let batch = |len| {
+        let change = (small_key(), prop::option::weighted(0.6, 0_u64..10));
+        prop::collection::vec(change, 0..len)
+    };
+    prop::collection::vec(prop_oneof![3 => batch(4), 2 => batch(60), 1 => batch(600)], 1..12)
+}
+
+/// Every query of a slice over the half-open range, against the model.
+fn check_slice(
+    slice: Slice<'_, u64>,
+    model: &Model,
+    lower: &[u8],
+    upper: Option<&[u8]>,
+    probe: &[u8],
+) {
+    let inside = |key: &[u8]| key >= lower && upper.is_none_or(|upper| key < upper);
+    let wanted: Vec<_> = model.values().filter(|entry| inside(entry.key())).collect();
+    assert_eq!(slice.len(), wanted.len());
+    assert_eq!(slice.is_empty(), wanted.is_empty());
+    assert!(slice.iter().eq_by_ptr(wanted.iter().copied()));
+    assert!(slice.iter().rev().eq_by_ptr(wanted.iter().rev().copied()));
+    let same = |a: Option<&Arc<Entry<u64>>>, b: Option<&&Arc<Entry<u64>>>| {
+        a.map(Arc::as_ptr) == b.map(|b| Arc::as_ptr(b))
+    };
+    assert!(same(slice.first(), wanted.first()));
+    assert!(same(slice.last(), wanted.last()));
+    for rank in [0, 1, wanted.len() / 2, wanted.len().wrapping_sub(1), wanted.len()] {
+        assert!(same(slice.nth(rank), wanted.get(rank)), "nth({rank})");
+    }
+    let rank = wanted.binary_search_by(|entry| entry.key().cmp(probe));
+    assert_eq!(slice.search(probe), rank);
+    assert!(same(slice.get(probe), rank.ok().map(|rank| &wanted[rank])));
+}
+
+trait EqByPtr<'a>: Iterator<Item = &'a Arc<Entry<u64>>> + Sized {
+    fn eq_by_ptr(self, other: impl Iterator<Item = &'a Arc<Entry<u64>>>) -> bool {
+        self.map(Arc::as_ptr).eq(other.map(Arc::as_ptr))
+    }
+}
+impl<'a, I: Iterator<Item = &'a Arc<Entry<u64>>>> EqByPtr<'a> for I {}
+
+fn check_diff(new: &Packed<u64>, new_model: &Model, old: &Packed<u64>, old_model: &Model) {
+    let mut wanted = BTreeMap::new();
+    for (key, entry) in old_model {
+        wanted.insert(key, (Some(Arc::as_ptr(entry)), None));
+    }
+    for (key, entry) in new_model {
+        wanted.entry(key).or_default().1 = Some(Arc::as_ptr(entry));
+    }
+    wanted.retain(|_, (old, new)| old != new);
+    let found = new.diff(old);
+    let sides = |side: Option<&Arc<Entry<u64>>>| side.map(Arc::as_ptr);
+    let found: Vec<_> = found.iter().map(|d| (sides(d.old), sides(d.new))).collect();
+    assert_eq!(found, wanted.into_values().collect::<Vec<_>>());
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn random_batches_give_the_models_state(batches in batches()) {
+        let (mut packed, mut model) = (Packed::default(), Model::new());
+        for batch in &batches {
+            let (before, model_before) = (packed.clone(), model.clone());
+            packed = apply(&packed, &mut model, batch);
+            check_same(&packed, &model);
+            check_same(&before, &model_before);
+            check_diff(&packed, &model, &before, &model_before);
+            for (key, _) in batch {
+                prop_assert_eq!(packed.get(key).map(Arc::as_ptr), model.get(key).map(Arc::as_ptr));
+            }
+        }
+        check_diff(&packed, &model, &Packed::default(), &Model::new());
+        check_diff(&Packed::default(), &Model::new(), &packed, &model);
+        let (rebuilt, _) = built(model.keys());
+        prop_assert!(rebuilt.all().iter().map(|e| e.key()).eq(model.keys()));
+    }
+
+    #[test]
+    fn slices_answer_as_the_model(
+        keys in prop::collection::btree_set(small_key(), 0..700),
+        bounds in prop::collection::vec((small_key(), prop::option::of(small_key()), small_key()), 1..8),
+        picks in prop::collection::vec(any::<Index>(), 8),
+    ) {
+        let (packed, model) = built(&keys);
+        let present: Vec<_> = keys.iter().collect();
+        for (at, (lower, upper, probe)) in bounds.iter().enumerate() {
+            let upper = upper.as_deref();
+            check_slice(packed.slice(lower, upper), &model, lower, upper, probe);
+            check_slice(packed.all(), &model, b"", None, probe);
+            if present.is_empty() { continue }
+            let known = *picks[at].get(&present);
+            check_slice(packed.slice(lower, Some(known)), &model, lower, Some(known), known);
+            check_slice(packed.slice(known, upper), &model, known, upper, lower);
+            let inner = packed.slice(known, None).slice(lower, upper);
+            check_slice(inner, &model, lower.max(known), upper, probe);
+        }
+    }
+
+    #[test]
+    fn iterators_work_from_both_ends(
+        count in 0_u64..300,
+        lower in 0_u64..50, upper in 0_u64..300,
+        steps in prop::collection::vec((0_u8..5, 0_usize..40), 0..60),
+    ) {
+        let keys: Vec<_> = (0..count).map(|n| n.to_be_bytes().to_vec()).collect();
+        let (packed, model) = built(&keys);
+        let model: Vec<_> = model.values().collect();
+        let range = lower.min(count) as usize..upper.clamp(lower, count.max(lower)).min(count) as usize;
+        let range = range.start..range.end.max(range.start);
+        let mut wanted = model[range].iter().copied();
+        let mut found = packed.slice(&lower.to_be_bytes(), Some(&upper.to_be_bytes())).iter();
+        for (step, n) in steps {
+            let (found, wanted) = match step {
+                0 => (found.next(), wanted.next()),
+                1 => (found.next_back(), wanted.next_back()),
+                2 => (found.nth(n), wanted.nth(n)),
+                3 => (found.nth_back(n), wanted.nth_back(n)),
+                _ => (found.clone().last(), wanted.clone().last()),
+            };
+            prop_assert_eq!(found.map(Arc::as_ptr), wanted.map(Arc::as_ptr));
+        }
+        prop_assert_eq!(found.len(), wanted.len());
+        prop_assert_eq!(found.clone().count(), wanted.len());
+        prop_assert!(found.eq_by_ptr(wanted));
+    }
+}

@@ -1,0 +1,192 @@
+//! What the handles and the writer of one key space share: the lock around the data.
+//!
+//! Owns the only places where the lock is taken for writing: publishing a view, moving `confirmed`,
+//! registering and removing observers. Must not know where views come from.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use parking_lot::{RwLock, RwLockWriteGuard};
+use tokio::sync::watch;
+
+use crate::delta::{Change, Delta, DeltaOrigin};
+use crate::event::Revision;
+use crate::guard::{self, LockTimes, Locked, ReadGuard, SpaceId};
+use crate::observer::{Observer, Observers, Purge, Slot};
+use crate::range::KeyRange;
+use crate::status::ReportCell;
+use crate::view::View;
+use crate::wait::{Awaited, Wait, Waits};
+
+/// What all handles, guards and the writer of one key space share.
+pub(crate) struct Shared<T> {
+    pub(crate) locked: RwLock<Locked<T>>,
+    pub(crate) waits: Waits,
+    pub(crate) report: ReportCell,
+    pub(crate) times: LockTimes,
+    pub(crate) mirrored: Arc<KeyRange>,
+    /// Turns true when the last handle is gone or somebody asked for the end.
+    pub(crate) shutdown: watch::Sender<bool>,
+    /// Whether a mirror drives the writer, so that it is the mirror who ends the key space.
+    pub(crate) driven: AtomicBool,
+}
+
+/// How the changes of a step are known to the one who publishes it.
+pub(crate) enum Changes<T> {
+    /// Worked out while the view was built.
+    Known(Vec<Change<T>>),
+    /// To be found by comparing the views, if anybody observes.
+    Compare,
+}
+
+impl<T: Send + Sync + 'static> Shared<T> {
+    pub(crate) fn new(mirrored: KeyRange) -> Arc<Self> {
+        let mirrored = Arc::new(mirrored);
+        let view = View::empty(Arc::clone(&mirrored));
+        Arc::new(Shared {
+            locked: RwLock::new(Locked { view, observers: Observers::new() }),
+            waits: Waits::new(),
+            report: ReportCell::new(),
+            times: LockTimes::default(),
+            mirrored,
+            shutdown: watch::Sender::new(false),
+            driven: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn id(&self) -> SpaceId {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Takes the lock for writing, or panics where this thread would wait for itself.
+    #[track_caller]
+    fn write(&self, what: &str) -> RwLockWriteGuard<'_, Locked<T>> {
+        guard::refuse_in_observer(self.id(), what);
+        guard::refuse_under_guard(self.id(), what);
+        let start = Instant::now();
+        let locked = self.locked.write();
+        guard::record(&self.times.longest_write_wait, start);
+        locked
+    }
+
+    /// Shows `next` in one step: swap, observers, unlock, drop the old, wake (C3, C4, C5).
+    ///
+    /// Only the writer calls it, so the view that is replaced is the one `next` was built from.
+    #[track_caller]
+    pub(crate) fn publish(&self, next: View<T>, changes: Changes<T>, origin: DeltaOrigin) {
+        let (from, to) = (self.locked.read().view.revision, next.revision);
+        let first = !self.waits.published().loaded;
+        let mut next = Some(next);
+        let mut delta = match changes {
+            Changes::Known(changes) => Some(Delta { changes, origin, from, to }),
+            Changes::Compare => None,
+        };
+        let mut locked = loop {
+            let locked = self.write("applying");
+            match (&delta, &next) {
+                (None, Some(next)) if !locked.observers.is_empty() => {
+                    // The comparison may be long, so it is made outside the lock; only the writer
+                    // changes the view, so it stays true.
+                    let old = locked.view.share();
+                    RwLockWriteGuard::unlock_fair(locked);
+                    delta = Some(Delta { changes: next.changes_since(&old), origin, from, to });
+                }
+                _ => break locked,
+            }
+        };
+        let start = Instant::now();
+        let removed = locked.observers.purge();
+        let Locked { view, observers } = &mut *locked;
+        let old = next.take().map(|next| std::mem::replace(view, next));
+        if let Some(delta) = delta.as_ref().filter(|delta| !delta.is_empty()) {
+            observers.run(self.id(), delta, view);
+        }
+        let (revision, confirmed, epoch) = (view.revision, view.confirmed, view.epoch);
+        guard::record(&self.times.longest_write_hold, start);
+        RwLockWriteGuard::unlock_fair(locked);
+        let changed = first || delta.as_ref().map_or(from != revision, |delta| !delta.is_empty());
+        drop((old, delta, removed));
+        self.waits.publish(revision, confirmed, epoch, changed);
+    }
+
+    /// Moves `confirmed` alone; the caller has proof (C2).
+    #[track_caller]
+    pub(crate) fn confirm(&self, confirmed: Revision) {
+        let mut locked = self.write("applying");
+        let view = &mut locked.view;
+        view.confirmed = view.confirmed.max(confirmed);
+        let (revision, confirmed, epoch) = (view.revision, view.confirmed, view.epoch);
+        RwLockWriteGuard::unlock_fair(locked);
+        self.waits.publish(revision, confirmed, epoch, false);
+    }
+
+    /// Registers an observer and shows it what is already there.
+    #[track_caller]
+    pub(crate) fn register(self: &Arc<Self>, slot: Slot<T>) -> Observer {
+        guard::refuse_in_observer(self.id(), "registering an observer");
+        guard::refuse_under_guard(self.id(), "registering an observer");
+        let space: Weak<Self> = Arc::downgrade(self);
+        let handle = slot.observer(space);
+        let mut slot = Some(slot);
+        for attempt in 0.. {
+            let seen = self.locked.read().view.share();
+            let everything = everything(&seen);
+            let mut locked = self.write("registering an observer");
+            let same = (locked.view.epoch, locked.view.revision) == (seen.epoch, seen.revision);
+            // Equal revisions mean equal entries (C1). Under constant writes the last attempt
+            // builds the list under the lock.
+            let everything = match (same, attempt) {
+                (true, _) => everything,
+                (false, 3..) => self::everything(&locked.view),
+                (false, _) => continue,
+            };
+            let Locked { view, observers } = &mut *locked;
+            if let Some(slot) = slot.take() {
+                observers.add(self.id(), slot, &everything, view);
+            }
+            RwLockWriteGuard::unlock_fair(locked);
+            break;
+        }
+        handle
+    }
+
+    /// Refuses to wait where the wait could never end.
+    fn refuse_to_wait(&self) {
+        guard::refuse_in_observer(self.id(), "waiting");
+        guard::refuse_under_guard(self.id(), "waiting");
+    }
+
+    pub(crate) fn wait(&self, awaited: Awaited) -> Wait<'_> {
+        Wait::new(&self.waits, awaited, || self.refuse_to_wait())
+    }
+
+    #[track_caller]
+    pub(crate) fn read(&self) -> ReadGuard<'_, T> {
+        let id = self.id();
+        guard::refuse_in_observer(id, "reading");
+        // A plain read may queue behind a waiting writer; with a guard in hand that would be for
+        // ever, so a nested read goes past it.
+        let locked =
+            if guard::held(id) > 0 { self.locked.read_recursive() } else { self.locked.read() };
+        ReadGuard::new(locked, &self.times, id)
+    }
+}
+
+/// All entries of a view, as added.
+fn everything<T>(view: &View<T>) -> Delta<T> {
+    let changes = view.iter().map(|entry| Change::Added(Arc::clone(entry))).collect();
+    Delta { changes, origin: DeltaOrigin::Registration, from: 0, to: view.revision }
+}
+
+impl<T: Send + Sync + 'static> Purge for Shared<T> {
+    fn purge(&self) {
+        if guard::in_observer(self.id()) || guard::held(self.id()) > 0 {
+            return;
+        }
+        let mut locked = self.write("removing an observer");
+        let removed = locked.observers.purge();
+        RwLockWriteGuard::unlock_fair(locked);
+        drop(removed);
+    }
+}

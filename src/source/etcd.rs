@@ -1,1 +1,0 @@
-//! Real etcd as a source.

@@ -1,0 +1,211 @@
+//! What a key space says about itself: its state, how current it is, and what it had to tolerate.
+//!
+//! Owns [`Status`], [`Stats`] and the cell the mirror writes them to. Must not decide a state or
+//! hold the data lock.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::event::Revision;
+use crate::observer::PoisonedObserver;
+
+/// What a key space is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum State {
+    /// The first load is under way; reads are empty.
+    #[default]
+    Loading,
+    /// Loaded and watching.
+    Live,
+    /// The watch broke and is being reopened; the last data is served.
+    Reconnecting,
+    /// History was lost or compacted, so everything is being read again; the last data is served.
+    Reloading,
+    /// Stopped for good; the last data stays readable.
+    Stopped,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Loading => "loading",
+            State::Live => "live",
+            State::Reconnecting => "reconnecting",
+            State::Reloading => "reloading",
+            State::Stopped => "stopped",
+        })
+    }
+}
+
+/// How a key space learns that it is complete while its own keys are quiet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum ProgressBy {
+    /// Not known yet.
+    #[default]
+    Unknown,
+    /// Progress notifications on request, which this server's version can be trusted with.
+    Request,
+    /// By counting: a linearizable read shows that nothing is newer and nothing is missing. For
+    /// servers whose requested progress runs ahead of events, and for gRPC proxies.
+    Count,
+}
+
+/// How far a load has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct LoadProgress {
+    /// Keys read so far.
+    pub keys: u64,
+    /// Keys in the range, once etcd has said so.
+    pub expected: Option<u64>,
+    /// Bytes of keys and values read so far.
+    pub bytes: u64,
+}
+
+/// What was counted since the start; all counters only rise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Finished loads, the first one included.
+    pub loads: u64,
+    /// Loads that had to start again, mostly because their revision was compacted meanwhile.
+    pub load_restarts: u64,
+    /// Reloads because the watch's revision was compacted.
+    pub compactions: u64,
+    /// Reloads because an event did not continue what was known: lost history.
+    pub discontinuities: u64,
+    /// Reloads because the store's history was found to be another one.
+    pub history_changes: u64,
+    /// Connections made.
+    pub connects: u64,
+    /// Watches opened.
+    pub watches: u64,
+    /// Failures after which the mirror tried again.
+    pub failures: u64,
+    /// Batches applied.
+    pub batches: u64,
+    /// Events applied.
+    pub events: u64,
+    /// Events delivered again and dropped.
+    pub duplicates: u64,
+    /// Changes of entries shown to observers.
+    pub changes: u64,
+    /// Progress notifications or counts that moved `confirmed`.
+    pub progress: u64,
+}
+
+/// What a key space is doing and how current it is, at one moment.
+///
+/// `state` says what the mirror does; `current_as_of` says what readers may believe. Contact alone
+/// proves nothing: a member that lost its quorum still answers.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Status {
+    /// What the mirror is doing.
+    pub state: State,
+    /// The view's revision (C1).
+    pub revision: Revision,
+    /// The revision through which the view is known complete (C1).
+    pub confirmed: Revision,
+    /// The epoch of the store's history.
+    pub epoch: u64,
+    /// For how long the state has been what it is.
+    pub state_age: Duration,
+    /// How long ago etcd last sent anything.
+    pub last_contact: Option<Duration>,
+    /// How long ago the last linearizable revision known to be in the view was asked for: the view
+    /// shows at least everything that was committed then (C7).
+    pub current_as_of: Option<Duration>,
+    /// The last failure, cleared when the mirror is live again and has proof of it.
+    pub last_error: Option<Arc<dyn StdError + Send + Sync>>,
+    /// The endpoint in use.
+    pub endpoint: Option<String>,
+    /// How progress is learned.
+    pub progress_by: ProgressBy,
+    /// How far the load has come, while one is under way.
+    pub load: Option<LoadProgress>,
+    /// Keys whose newest value could not be decoded.
+    pub rejected: usize,
+    /// Observers that panicked and are not called any more.
+    pub poisoned_observers: Vec<PoisonedObserver>,
+    /// What was counted since the start.
+    pub counters: Counters,
+}
+
+impl Status {
+    /// Whether the key space is live and was current no longer than `limit` ago: a readiness check.
+    #[must_use]
+    pub fn is_fresh(&self, limit: Duration) -> bool {
+        self.state == State::Live && self.current_as_of.is_some_and(|age| age <= limit)
+    }
+}
+
+/// Sizes and times of a key space, for dashboards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Entries in the view.
+    pub keys: usize,
+    /// Bytes of all keys.
+    pub key_bytes: usize,
+    /// An estimate of the heap bytes of the storage: entries and keys with all columns around them,
+    /// without what the decoded values own.
+    pub heap_bytes: usize,
+    /// Waits pending.
+    pub waits: usize,
+    /// The longest time a read guard was held.
+    pub longest_read_hold: Duration,
+    /// The longest time the mirror waited for readers before it could show a batch.
+    pub longest_write_wait: Duration,
+    /// The longest time the write lock was held, observers included.
+    pub longest_write_hold: Duration,
+}
+
+/// What the mirror writes and [`Status`] is made of; instants instead of ages.
+#[derive(Debug, Clone)]
+pub(crate) struct Report {
+    pub(crate) state: State,
+    pub(crate) state_since: Instant,
+    pub(crate) last_contact: Option<Instant>,
+    pub(crate) current_as_of: Option<Instant>,
+    pub(crate) last_error: Option<Arc<dyn StdError + Send + Sync>>,
+    pub(crate) endpoint: Option<Arc<str>>,
+    pub(crate) progress_by: ProgressBy,
+    pub(crate) load: Option<LoadProgress>,
+    pub(crate) counters: Counters,
+}
+
+/// The mirror's report, readable at any time.
+#[derive(Debug)]
+pub(crate) struct ReportCell(Mutex<Report>);
+
+impl ReportCell {
+    pub(crate) fn new() -> Self {
+        ReportCell(Mutex::new(Report {
+            state: State::Loading,
+            state_since: Instant::now(),
+            last_contact: None,
+            current_as_of: None,
+            last_error: None,
+            endpoint: None,
+            progress_by: ProgressBy::Unknown,
+            load: None,
+            counters: Counters::default(),
+        }))
+    }
+
+    pub(crate) fn read(&self) -> Report {
+        self.0.lock().clone()
+    }
+
+    pub(crate) fn write(&self, report: &Report) {
+        self.0.lock().clone_from(report);
+    }
+}

@@ -1,0 +1,491 @@
+//! The read surface: everything that can be asked of the mirrored keys at one point in time.
+//!
+//! Owns [`View`] and [`Range`], the queries on them and the rule for keys outside the mirrored
+//! range. Pure: a view is a value that never changes. Must not know locks, so the same methods
+//! serve guards, snapshots and observers.
+
+use std::fmt;
+use std::iter::FusedIterator;
+use std::sync::Arc;
+
+use crate::decode::Rejection;
+use crate::delta::Change;
+use crate::entry::{Entry, Numbers};
+use crate::event::Revision;
+use crate::packed::{self, Packed, Slice};
+use crate::range::KeyRange;
+
+/// The mirrored keys at one revision.
+///
+/// Reached through a read guard, a [`Snapshot`](crate::Snapshot) or an observer. Results borrow
+/// from the view and copy nothing; an `Arc<Entry<T>>` among them can be cloned and kept for ever.
+///
+/// Costs: n is the number of entries in the view, k the number of results.
+///
+/// # Keys outside the mirrored range
+/// A view knows nothing about them, so answering "absent" would be a lie. `get`, `prefix`, `range`
+/// and their like panic with the caller's location; the `try_` forms return [`OutsideRange`] for
+/// keys that come from users. Unbounded ends, and the empty prefix, mean everything mirrored.
+pub struct View<T> {
+    pub(crate) entries: Packed<T>,
+    /// Keys whose newest value could not be decoded (C10), with its numbers.
+    pub(crate) rejected: Packed<Rejection>,
+    /// Rejected keys without an entry: known keys are `entries` plus these.
+    pub(crate) hidden: usize,
+    pub(crate) mirrored: Arc<KeyRange>,
+    pub(crate) revision: Revision,
+    pub(crate) confirmed: Revision,
+    pub(crate) cluster_id: Option<u64>,
+    pub(crate) epoch: u64,
+}
+
+impl<T> View<T> {
+    /// A view of nothing, as before the first load.
+    pub(crate) fn empty(mirrored: Arc<KeyRange>) -> Self {
+        View {
+            entries: Packed::default(),
+            rejected: Packed::default(),
+            hidden: 0,
+            mirrored,
+            revision: 0,
+            confirmed: 0,
+            cluster_id: None,
+            epoch: 1,
+        }
+    }
+
+    /// The same view again: a few reference counts, not the entries.
+    pub(crate) fn share(&self) -> Self {
+        View {
+            entries: self.entries.clone(),
+            rejected: self.rejected.clone(),
+            hidden: self.hidden,
+            mirrored: Arc::clone(&self.mirrored),
+            revision: self.revision,
+            confirmed: self.confirmed,
+            cluster_id: self.cluster_id,
+            epoch: self.epoch,
+        }
+    }
+
+    /// The numbers of a known key: those of its newest value, decoded or not.
+    pub(crate) fn known(&self, key: &[u8]) -> Option<Numbers> {
+        if self.rejected.len() > 0
+            && let Some(rejected) = self.rejected.get(key)
+        {
+            return Some(rejected.numbers());
+        }
+        self.entries.get(key).map(|entry| entry.numbers())
+    }
+
+    /// Entries plus rejected keys that show none: as many keys as etcd has in the range.
+    pub(crate) fn known_keys(&self) -> usize {
+        self.entries.len() + self.hidden
+    }
+
+    /// The greatest `mod_revision` applied, deletions included; after a load, the load's revision
+    /// (C1). Zero before the first load.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The greatest store revision through which the view is known to be complete (C1, C2): never
+    /// below [`revision`](View::revision), and above it when etcd reported progress.
+    #[must_use]
+    pub fn confirmed(&self) -> Revision {
+        self.confirmed
+    }
+
+    /// The cluster the keys are from; `None` before the first load.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<u64> {
+        self.cluster_id
+    }
+
+    /// Counts from one, up by one whenever the store's history was found to be another one (a
+    /// restored backup). Revisions compare only within an epoch.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The range of keys the view is of.
+    #[must_use]
+    pub fn mirrored(&self) -> &KeyRange {
+        &self.mirrored
+    }
+
+    /// The number of entries, in O(1).
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are no entries.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.len() == 0
+    }
+
+    /// Everything mirrored, ascending by key.
+    #[must_use]
+    pub fn all(&self) -> Range<'_, T> {
+        Range { slice: self.entries.all() }
+    }
+
+    /// Everything mirrored, ascending by key; the same as `all().iter()`.
+    pub fn iter(&self) -> Entries<'_, T> {
+        self.all().iter()
+    }
+
+    /// The entry of `key`, in O(log n).
+    ///
+    /// # Panics
+    /// When `key` is outside the mirrored range.
+    #[must_use]
+    #[track_caller]
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Option<&Arc<Entry<T>>> {
+        ok(self.try_get(key))
+    }
+
+    /// Whether `key` has an entry, in O(log n).
+    ///
+    /// # Panics
+    /// When `key` is outside the mirrored range.
+    #[must_use]
+    #[track_caller]
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// The rank of `key` among all entries, or `Err` with the rank it would have, in O(log n).
+    ///
+    /// # Errors
+    /// `Err` holds the insertion point of an absent key.
+    ///
+    /// # Panics
+    /// When `key` is outside the mirrored range.
+    #[track_caller]
+    pub fn search(&self, key: impl AsRef<[u8]>) -> Result<usize, usize> {
+        ok(self.check_key(key.as_ref()));
+        self.entries.all().search(key.as_ref())
+    }
+
+    /// The entry of rank `rank`, counted from zero in key order, in O(log n).
+    #[must_use]
+    pub fn nth(&self, rank: usize) -> Option<&Arc<Entry<T>>> {
+        self.entries.all().nth(rank)
+    }
+
+    /// The entry with the smallest key.
+    #[must_use]
+    pub fn first(&self) -> Option<&Arc<Entry<T>>> {
+        self.entries.all().first()
+    }
+
+    /// The entry with the greatest key.
+    #[must_use]
+    pub fn last(&self) -> Option<&Arc<Entry<T>>> {
+        self.entries.all().last()
+    }
+
+    /// The entries of a half-open range (`from..to`, `from..`, `..to`, `..`, or a [`KeyRange`]), in
+    /// O(log n); empty when reversed.
+    ///
+    /// # Panics
+    /// When a bound is outside the mirrored range.
+    #[must_use]
+    #[track_caller]
+    pub fn range(&self, range: impl Into<KeyRange>) -> Range<'_, T> {
+        ok(self.try_range(range))
+    }
+
+    /// The entries whose keys begin with `prefix`, in O(log n).
+    ///
+    /// # Panics
+    /// When keys with the prefix may lie outside the mirrored range.
+    #[must_use]
+    #[track_caller]
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Range<'_, T> {
+        ok(self.try_prefix(prefix))
+    }
+
+    /// How many keys begin with `prefix`, in O(log n).
+    ///
+    /// # Panics
+    /// When keys with the prefix may lie outside the mirrored range.
+    #[must_use]
+    #[track_caller]
+    pub fn count(&self, prefix: impl AsRef<[u8]>) -> usize {
+        self.prefix(prefix).len()
+    }
+
+    /// [`get`](View::get) for a key that comes from a user.
+    ///
+    /// # Errors
+    /// [`OutsideRange`] when the view cannot know the key.
+    pub fn try_get(&self, key: impl AsRef<[u8]>) -> Result<Option<&Arc<Entry<T>>>, OutsideRange> {
+        self.check_key(key.as_ref())?;
+        Ok(self.entries.get(key.as_ref()))
+    }
+
+    /// [`range`](View::range) for bounds that come from a user.
+    ///
+    /// # Errors
+    /// [`OutsideRange`] when the view cannot know all keys of the range.
+    pub fn try_range(&self, range: impl Into<KeyRange>) -> Result<Range<'_, T>, OutsideRange> {
+        let asked = range.into();
+        let low = asked.start().is_empty() || asked.start() >= self.mirrored.start();
+        let high = match (asked.end(), self.mirrored.end()) {
+            (Some(asked), Some(mirrored)) => asked <= mirrored,
+            _ => true,
+        };
+        if (low && high) || asked.is_empty() {
+            Ok(Range { slice: self.entries.slice(asked.start(), asked.end()) })
+        } else {
+            Err(self.outside(asked))
+        }
+    }
+
+    /// [`prefix`](View::prefix) for a prefix that comes from a user.
+    ///
+    /// # Errors
+    /// [`OutsideRange`] when the view cannot know all keys with the prefix.
+    pub fn try_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Range<'_, T>, OutsideRange> {
+        let asked = KeyRange::prefix(prefix.as_ref());
+        if prefix.as_ref().is_empty() || self.mirrored.covers(&asked) {
+            Ok(Range { slice: self.entries.slice(asked.start(), asked.end()) })
+        } else {
+            Err(self.outside(asked))
+        }
+    }
+
+    fn check_key(&self, key: &[u8]) -> Result<(), OutsideRange> {
+        if self.mirrored.contains(key) { Ok(()) } else { Err(self.outside(KeyRange::key(key))) }
+    }
+
+    fn outside(&self, asked: KeyRange) -> OutsideRange {
+        OutsideRange { asked, mirrored: KeyRange::clone(&self.mirrored) }
+    }
+
+    /// The net changes that lead from `older` to this view, ascending by key.
+    pub(crate) fn changes_since(&self, older: &View<T>) -> Vec<Change<T>> {
+        let differences = self.entries.diff(&older.entries);
+        differences.into_iter().filter_map(|d| Change::between(d.old, d.new)).collect()
+    }
+}
+
+impl<T> fmt::Debug for View<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View")
+            .field("mirrored", &self.mirrored)
+            .field("len", &self.len())
+            .field("revision", &self.revision)
+            .field("confirmed", &self.confirmed)
+            .field("epoch", &self.epoch)
+            .finish()
+    }
+}
+
+impl<'a, T> IntoIterator for &'a View<T> {
+    type Item = &'a Arc<Entry<T>>;
+    type IntoIter = Entries<'a, T>;
+
+    fn into_iter(self) -> Entries<'a, T> {
+        self.iter()
+    }
+}
+
+#[track_caller]
+fn ok<V>(result: Result<V, OutsideRange>) -> V {
+    match result {
+        Ok(value) => value,
+        Err(error) => panic!("{error}; use the `try_` form for keys that come from users"),
+    }
+}
+
+/// A query reached outside the mirrored range, where the view knows nothing.
+///
+/// Ask the key space that mirrors the keys, or etcd.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{asked} is outside the mirrored range {mirrored}")]
+#[non_exhaustive]
+pub struct OutsideRange {
+    /// What was asked for.
+    pub asked: KeyRange,
+    /// What the key space mirrors.
+    pub mirrored: KeyRange,
+}
+
+/// A contiguous piece of a view, ascending by key, borrowed without a copy.
+///
+/// It can be asked further, so a handler can narrow step by step; a query that reaches beyond the
+/// piece is clipped to it.
+pub struct Range<'a, T> {
+    slice: Slice<'a, T>,
+}
+
+impl<'a, T> Range<'a, T> {
+    /// The number of entries, in O(log n) at most.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slice.len()
+    }
+
+    /// Whether there are no entries.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slice.is_empty()
+    }
+
+    /// The entry of `key` if it lies in this piece, in O(log n).
+    #[must_use]
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Option<&'a Arc<Entry<T>>> {
+        self.slice.get(key.as_ref())
+    }
+
+    /// Whether `key` has an entry in this piece, in O(log n).
+    #[must_use]
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// The rank of `key` within this piece, or `Err` with the rank it would have, in O(log n).
+    ///
+    /// # Errors
+    /// `Err` holds the insertion point of an absent key, between zero and [`len`](Range::len).
+    pub fn search(&self, key: impl AsRef<[u8]>) -> Result<usize, usize> {
+        self.slice.search(key.as_ref())
+    }
+
+    /// The entry of rank `rank` within this piece, in O(log n).
+    #[must_use]
+    pub fn nth(&self, rank: usize) -> Option<&'a Arc<Entry<T>>> {
+        self.slice.nth(rank)
+    }
+
+    /// The entry with the smallest key.
+    #[must_use]
+    pub fn first(&self) -> Option<&'a Arc<Entry<T>>> {
+        self.slice.first()
+    }
+
+    /// The entry with the greatest key.
+    #[must_use]
+    pub fn last(&self) -> Option<&'a Arc<Entry<T>>> {
+        self.slice.last()
+    }
+
+    /// The part of this piece in a half-open range, in O(log n); empty when reversed.
+    #[must_use]
+    pub fn range(&self, range: impl Into<KeyRange>) -> Range<'a, T> {
+        let range = range.into();
+        Range { slice: self.slice.slice(range.start(), range.end()) }
+    }
+
+    /// The part of this piece whose keys begin with `prefix`, in O(log n).
+    #[must_use]
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Range<'a, T> {
+        self.range(KeyRange::prefix(prefix))
+    }
+
+    /// How many keys of this piece begin with `prefix`, in O(log n).
+    #[must_use]
+    pub fn count(&self, prefix: impl AsRef<[u8]>) -> usize {
+        self.prefix(prefix).len()
+    }
+
+    /// The entries, ascending by key, from both ends.
+    #[must_use]
+    pub fn iter(&self) -> Entries<'a, T> {
+        Entries { inner: self.slice.iter() }
+    }
+
+    /// Whether both pieces hold the same keys at the same `mod_revision`s, in O(k).
+    ///
+    /// Within one history that means equal values too, so it tells whether anything derived from
+    /// the piece must be computed anew.
+    #[must_use]
+    pub fn equal_key_revisions<U>(&self, other: &Range<'_, U>) -> bool {
+        self.len() == other.len()
+            && self
+                .iter()
+                .zip(other.iter())
+                .all(|(a, b)| a.mod_revision() == b.mod_revision() && a.key() == b.key())
+    }
+}
+
+impl<T> Clone for Range<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Range<'_, T> {}
+
+impl<T> fmt::Debug for Range<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Range").field("len", &self.len()).finish()
+    }
+}
+
+impl<'a, T> IntoIterator for Range<'a, T> {
+    type Item = &'a Arc<Entry<T>>;
+    type IntoIter = Entries<'a, T>;
+
+    fn into_iter(self) -> Entries<'a, T> {
+        self.iter()
+    }
+}
+
+impl<'a, T> IntoIterator for &Range<'a, T> {
+    type Item = &'a Arc<Entry<T>>;
+    type IntoIter = Entries<'a, T>;
+
+    fn into_iter(self) -> Entries<'a, T> {
+        self.iter()
+    }
+}
+
+/// Iterates over entries in key order; double-ended and of known length.
+pub struct Entries<'a, T> {
+    inner: packed::Iter<'a, T>,
+}
+
+impl<'a, T> Iterator for Entries<'a, T> {
+    type Item = &'a Arc<Entry<T>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.inner.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.inner.size_hint()
+    }
+
+    fn nth(&mut self, n: usize) -> Option<Self::Item> {
+        self.inner.nth(n)
+    }
+}
+
+impl<T> DoubleEndedIterator for Entries<'_, T> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.inner.next_back()
+    }
+}
+
+impl<T> ExactSizeIterator for Entries<'_, T> {}
+impl<T> FusedIterator for Entries<'_, T> {}
+
+impl<T> Clone for Entries<'_, T> {
+    fn clone(&self) -> Self {
+        Entries { inner: self.inner.clone() }
+    }
+}
+
+impl<T> fmt::Debug for Entries<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entries").field("left", &self.inner.len()).finish()
+    }
+}

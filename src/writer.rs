@@ -1,0 +1,247 @@
+//! The only way to change a key space: batches of events, loads, and proof of progress.
+//!
+//! Owns the order judge, decode, build, publish, with everything but the publishing outside the
+//! lock. Must not do I/O or decide when: the mirror or a fixture calls it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::batch::{ApplyError, Continuity, Known, Tolerated, judge};
+use crate::delta::DeltaOrigin;
+use crate::edits::{Decoding, Loading, after_batch};
+use crate::error::StopReason;
+use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
+use crate::shared::{Changes, Shared};
+use crate::view::View;
+
+/// What one applied batch did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Applied {
+    /// Events applied, before they were summed up per key.
+    pub events: usize,
+    /// Events that were delivered before and dropped.
+    pub duplicates: usize,
+    /// Entries changed.
+    pub changes: usize,
+    /// The view's revision now.
+    pub revision: Revision,
+    /// The confirmed revision now.
+    pub confirmed: Revision,
+    /// Breaks tolerated by [`Continuity::Lenient`], in key order; empty when strict.
+    pub tolerated: Vec<Tolerated>,
+}
+
+/// A complete read could not be taken in. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// A key is not above the one before it, or outside the range. Fix the caller, or distrust the
+    /// server.
+    #[error("key {} does not ascend within the range", key.escape_ascii())]
+    Unordered {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// The read is older than what is confirmed, and nothing may go back within an epoch (C6). Read
+    /// at a newer revision.
+    #[error("read at revision {got} is behind {confirmed}")]
+    Behind {
+        /// The confirmed revision.
+        confirmed: Revision,
+        /// The revision of the read.
+        got: Revision,
+    },
+    /// The read is of another cluster. Give up, or load anew under a new epoch.
+    #[error("read of cluster {got:x}, expected {expected:x}")]
+    ClusterMismatch {
+        /// The cluster the view is of.
+        expected: u64,
+        /// The cluster that answered.
+        got: u64,
+    },
+}
+
+/// The writing side of a key space: not `Clone`, so there is one writer by type.
+///
+/// A mirror owns one; tests get one from [`Builder::writer`](crate::Builder::writer) to play etcd
+/// by hand. Dropping it ends the key space: waits fail, the last data stays readable.
+pub struct Writer<T: Send + Sync + 'static> {
+    shared: Arc<Shared<T>>,
+    decoding: Decoding<T>,
+    continuity: Continuity,
+    /// The writer's own hold on the view it published last.
+    view: View<T>,
+    member: Option<(u64, u64)>,
+}
+
+impl<T: Send + Sync + 'static> Writer<T> {
+    pub(crate) fn new(shared: Arc<Shared<T>>, decoding: Decoding<T>) -> Self {
+        let view = View::empty(Arc::clone(&shared.mirrored));
+        Writer { shared, decoding, continuity: Continuity::Strict, view, member: None }
+    }
+
+    /// The view as last published.
+    #[must_use]
+    pub fn view(&self) -> &View<T> {
+        &self.view
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared<T>> {
+        &self.shared
+    }
+
+    /// Sets how strictly events must continue what is known; strict unless set.
+    pub fn set_continuity(&mut self, continuity: Continuity) {
+        self.continuity = continuity;
+    }
+
+    /// Applies responses of one watch as one batch: visible whole or not at all (C3).
+    ///
+    /// Events at or below the confirmed revision were delivered before: they are dropped and
+    /// counted. Fragments are joined; a response without events changes nothing, a progress
+    /// notification included (its meaning depends on the server; see [`confirm`](Writer::confirm)).
+    /// Costs O(m log m + m log n) for m events outside the lock, a pointer swap and the observers
+    /// within it.
+    ///
+    /// # Errors
+    /// Any [`ApplyError`]; then nothing was applied.
+    ///
+    /// # Panics
+    /// While this thread holds a read guard, or runs an observer, of the same key space.
+    #[track_caller]
+    pub fn apply(&mut self, responses: Vec<WatchResponse>) -> Result<Applied, ApplyError> {
+        let header = responses.iter().rev().find_map(|response| response.header);
+        let view = &self.view;
+        let known = Known {
+            range: &view.mirrored,
+            cluster_id: view.cluster_id,
+            confirmed: view.confirmed,
+            numbers: |key: &[u8]| view.known(key),
+            continuity: self.continuity,
+        };
+        let mut batch = judge(&known, responses)?;
+        self.note_member(header);
+        let tolerated = std::mem::take(&mut batch.tolerated);
+        let (events, duplicates) = (batch.events, batch.duplicates);
+        let (revision, cluster_id) = (batch.revision, batch.cluster_id);
+        let mut applied = Applied { events, duplicates, tolerated, ..Applied::default() };
+        if events > 0 {
+            let (mut next, changes) =
+                after_batch(&self.view, batch, &self.decoding, SystemTime::now());
+            next.revision = next.revision.max(revision);
+            next.confirmed = next.confirmed.max(revision);
+            next.cluster_id = next.cluster_id.or(cluster_id);
+            applied.changes = changes.len();
+            self.publish(next, Changes::Known(changes), DeltaOrigin::Events);
+        }
+        applied.revision = self.view.revision;
+        applied.confirmed = self.view.confirmed;
+        Ok(applied)
+    }
+
+    /// Replaces everything by a complete read of the range at `header.revision`.
+    ///
+    /// The keys ascend. Entries whose numbers are unchanged are kept as they are and not decoded
+    /// again; the delta is the exact difference, deletions included (C6).
+    ///
+    /// # Errors
+    /// Any [`LoadError`]; then nothing was changed.
+    ///
+    /// # Panics
+    /// As [`apply`](Writer::apply).
+    #[track_caller]
+    pub fn load(&mut self, header: Header, kvs: Vec<RawKeyValue>) -> Result<Applied, LoadError> {
+        let mut loading = self.begin_load(true);
+        loading.page(kvs).map_err(|unordered| LoadError::Unordered { key: unordered.key })?;
+        self.finish_load(loading, header, true)
+    }
+
+    /// Begins to take in a complete read beside what is shown.
+    pub(crate) fn begin_load(&self, same_history: bool) -> Loading<T> {
+        Loading::new(&self.view, self.decoding.clone(), same_history, SystemTime::now())
+    }
+
+    /// Shows a complete read in one step; under a new epoch when history is another one.
+    #[track_caller]
+    pub(crate) fn finish_load(
+        &mut self,
+        loading: Loading<T>,
+        header: Header,
+        same_history: bool,
+    ) -> Result<Applied, LoadError> {
+        if same_history {
+            let confirmed = self.view.confirmed;
+            if header.revision < confirmed {
+                return Err(LoadError::Behind { confirmed, got: header.revision });
+            }
+            if let Some(expected) = self.view.cluster_id.filter(|id| *id != header.cluster_id) {
+                return Err(LoadError::ClusterMismatch { expected, got: header.cluster_id });
+            }
+        }
+        self.note_member(Some(header));
+        let mut next = loading.finish(header.revision);
+        next.cluster_id = Some(header.cluster_id);
+        next.epoch += u64::from(!same_history);
+        self.publish(next, Changes::Compare, DeltaOrigin::Load);
+        Ok(Applied {
+            revision: self.view.revision,
+            confirmed: self.view.confirmed,
+            ..Applied::default()
+        })
+    }
+
+    /// Moves the confirmed revision, for which the caller must have proof (C2): that every change
+    /// of the range through `revision` has been applied. A lower one changes nothing.
+    ///
+    /// # Panics
+    /// As [`apply`](Writer::apply).
+    #[track_caller]
+    pub fn confirm(&mut self, revision: Revision) {
+        if revision > self.view.confirmed {
+            self.shared.confirm(revision);
+            self.view.confirmed = revision;
+        }
+    }
+
+    /// Ends the key space with a reason; its data stays readable.
+    pub(crate) fn end(&mut self, reason: StopReason) {
+        self.shared.waits.end(reason);
+    }
+
+    #[track_caller]
+    fn publish(&mut self, next: View<T>, changes: Changes<T>, origin: DeltaOrigin) {
+        let view = next.share();
+        self.shared.publish(next, changes, origin);
+        self.view = view;
+    }
+
+    /// Logs a change of member or term once (both are harmless).
+    fn note_member(&mut self, header: Option<Header>) {
+        let Some(header) = header else { return };
+        let member = Some((header.member_id, header.raft_term));
+        if self.member != member {
+            if self.member.is_some() {
+                tracing::info!(
+                    member_id = header.member_id,
+                    raft_term = header.raft_term,
+                    "responses come from another member or term"
+                );
+            }
+            self.member = member;
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Writer<T> {
+    fn drop(&mut self) {
+        self.shared.waits.end(StopReason::Shutdown);
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for Writer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("view", &self.view).finish_non_exhaustive()
+    }
+}
