@@ -16,9 +16,10 @@ use crate::decode::DecodeError;
 use crate::delta::Delta;
 use crate::error::StopReason;
 use crate::event::Revision;
-use crate::guard::{self, ReadGuard};
+use crate::guard::ReadGuard;
 use crate::observer::{Derived, Earlier, Observer, Slot};
 use crate::range::KeyRange;
+use crate::reentry;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 use crate::status::{State, Stats, Status};
@@ -275,7 +276,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         let report = self.shared.report.read();
         let published = self.shared.waits.published();
         let state = if self.shared.waits.ended().is_some() { State::Stopped } else { report.state };
-        let (rejected, poisoned_observers) = if guard::in_observer(self.shared.id()) {
+        let (rejected, poisoned_observers) = if reentry::in_observer(self.shared.id()) {
             (0, Vec::new())
         } else {
             let guard = self.shared.locked.read_recursive();

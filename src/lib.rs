@@ -14,10 +14,13 @@ mod mirror;
 mod observer;
 mod packed;
 mod range;
+mod reentry;
 mod shared;
 mod snapshot;
 mod source;
 mod status;
+#[cfg(feature = "test-util")]
+pub mod testing;
 mod view;
 mod wait;
 mod writer;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::decode::panic_message;
 use crate::delta::Delta;
-use crate::guard::{ObserverScope, SpaceId};
+use crate::reentry::{ObserverScope, SpaceId};
 use crate::view::View;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);

@@ -12,9 +12,10 @@ use tokio::sync::watch;
 
 use crate::delta::{Change, Delta, DeltaOrigin};
 use crate::event::Revision;
-use crate::guard::{self, LockTimes, Locked, ReadGuard, SpaceId};
+use crate::guard::{self, LockTimes, Locked, ReadGuard};
 use crate::observer::{Observer, Observers, Purge, Slot};
 use crate::range::KeyRange;
+use crate::reentry::{self, SpaceId};
 use crate::status::ReportCell;
 use crate::view::View;
 use crate::wait::{Awaited, Wait, Waits};
@@ -62,8 +63,8 @@ impl<T: Send + Sync + 'static> Shared<T> {
     /// Takes the lock for writing, or panics where this thread would wait for itself.
     #[track_caller]
     fn write(&self, what: &str) -> RwLockWriteGuard<'_, Locked<T>> {
-        guard::refuse_in_observer(self.id(), what);
-        guard::refuse_under_guard(self.id(), what);
+        reentry::refuse_in_observer(self.id(), what);
+        reentry::refuse_under_guard(self.id(), what);
         let start = Instant::now();
         let locked = self.locked.write();
         guard::record(&self.times.longest_write_wait, start);
@@ -124,8 +125,8 @@ impl<T: Send + Sync + 'static> Shared<T> {
     /// Registers an observer and shows it what is already there.
     #[track_caller]
     pub(crate) fn register(self: &Arc<Self>, slot: Slot<T>) -> Observer {
-        guard::refuse_in_observer(self.id(), "registering an observer");
-        guard::refuse_under_guard(self.id(), "registering an observer");
+        reentry::refuse_in_observer(self.id(), "registering an observer");
+        reentry::refuse_under_guard(self.id(), "registering an observer");
         let space: Weak<Self> = Arc::downgrade(self);
         let handle = slot.observer(space);
         let mut slot = Some(slot);
@@ -153,8 +154,8 @@ impl<T: Send + Sync + 'static> Shared<T> {
 
     /// Refuses to wait where the wait could never end.
     fn refuse_to_wait(&self) {
-        guard::refuse_in_observer(self.id(), "waiting");
-        guard::refuse_under_guard(self.id(), "waiting");
+        reentry::refuse_in_observer(self.id(), "waiting");
+        reentry::refuse_under_guard(self.id(), "waiting");
     }
 
     pub(crate) fn wait(&self, awaited: Awaited) -> Wait<'_> {
@@ -164,11 +165,11 @@ impl<T: Send + Sync + 'static> Shared<T> {
     #[track_caller]
     pub(crate) fn read(&self) -> ReadGuard<'_, T> {
         let id = self.id();
-        guard::refuse_in_observer(id, "reading");
+        reentry::refuse_in_observer(id, "reading");
         // A plain read may queue behind a waiting writer; with a guard in hand that would be for
         // ever, so a nested read goes past it.
         let locked =
-            if guard::held(id) > 0 { self.locked.read_recursive() } else { self.locked.read() };
+            if reentry::held(id) > 0 { self.locked.read_recursive() } else { self.locked.read() };
         ReadGuard::new(locked, &self.times, id)
     }
 }
@@ -181,7 +182,7 @@ fn everything<T>(view: &View<T>) -> Delta<T> {
 
 impl<T: Send + Sync + 'static> Purge for Shared<T> {
     fn purge(&self) {
-        if guard::in_observer(self.id()) || guard::held(self.id()) > 0 {
+        if reentry::in_observer(self.id()) || reentry::held(self.id()) > 0 {
             return;
         }
         let mut locked = self.write("removing an observer");

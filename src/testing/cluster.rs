@@ -14,14 +14,14 @@ use tokio::time::Instant;
 use super::counts::Counts;
 use super::member::{Call, FaultSet, Member, Tamper, error, no_leader};
 use super::random::Random;
-use super::store::{Op, Store};
+use super::store::{Refusal, Store};
 use super::watcher::{End, Next, Scene, WatchLimits, Watcher};
 use crate::event::{Header, Revision, WatchResponse};
 use crate::range::KeyRange;
 use crate::source::{ServerVersion, SourceError, SourceErrorKind};
 
 /// What the fake says it runs until told otherwise.
-const DEFAULT_VERSION: ServerVersion = ServerVersion { major: 3, minor: 7, patch: 1 };
+const DEFAULT_VERSION: ServerVersion = ServerVersion { major: 3, minor: 7, patch: 2 };
 
 const DEFAULT_LIMITS: WatchLimits = WatchLimits {
     batch_revisions_max: 1000,
@@ -66,8 +66,10 @@ pub(super) struct Cluster {
     /// Ascending by id, which makes the order of wake-ups a matter of the seed alone.
     watchers: BTreeMap<u64, Watcher>,
     next_watcher: u64,
-    /// Whoever waits for any change: requests that are held up, and tests.
-    waiting: Vec<Waker>,
+    /// Requests that wait for the state of a member to change.
+    held_up: Vec<Waker>,
+    /// Tests that wait for a count to change.
+    observers: Vec<Waker>,
     /// To be called once the lock is released.
     wake: Vec<Waker>,
     /// To be dropped once the lock is released: the last waker of a task may drop its future, and
@@ -88,7 +90,8 @@ impl Cluster {
             random,
             watchers: BTreeMap::new(),
             next_watcher: 0,
-            waiting: Vec::new(),
+            held_up: Vec::new(),
+            observers: Vec::new(),
             wake: Vec::new(),
             discarded: Vec::new(),
         };
@@ -97,7 +100,6 @@ impl Cluster {
     }
 
     pub(super) fn set_endpoints(&mut self, endpoints: usize) {
-        self.members.truncate(endpoints);
         while self.members.len() < endpoints {
             let version = self.members.first().map_or(DEFAULT_VERSION, |member| member.version);
             let id = self.random.next();
@@ -136,24 +138,29 @@ impl Cluster {
         let faults = &self.members[member].faults;
         faults.delay + self.random.duration(faults.jitter)
     }
+}
 
-    // Waiting.
-
-    /// Remembers to wake `waker` when anything changes.
+/// Waiting, waking and counting.
+impl Cluster {
+    /// Remembers to wake a request when the state of a member changes.
     pub(super) fn park(&mut self, waker: &Waker) {
-        if !self.waiting.iter().any(|parked| parked.will_wake(waker)) {
-            self.waiting.push(waker.clone());
-        }
+        park(&mut self.held_up, waker);
     }
 
-    /// Wakes whoever waits for any change.
+    /// Remembers to wake a test when a count changes.
+    pub(super) fn park_observer(&mut self, waker: &Waker) {
+        park(&mut self.observers, waker);
+    }
+
+    /// Wakes requests that are held up, since the state of a member has changed.
     pub(super) fn stir(&mut self) {
-        self.wake.append(&mut self.waiting);
+        self.wake.append(&mut self.held_up);
+        self.wake.append(&mut self.observers);
     }
 
     pub(super) fn count(&mut self, member: usize, count: impl FnOnce(&mut Counts)) {
         count(&mut self.members[member].counts);
-        self.stir();
+        self.wake.append(&mut self.observers);
     }
 
     pub(super) fn counts(&self, member: usize) -> Counts {
@@ -180,49 +187,35 @@ impl Cluster {
         }
         Poll::Ready(Ok(()))
     }
+}
 
-    // Writes.
-
-    #[track_caller]
-    pub(super) fn commit(&mut self, ops: impl IntoIterator<Item = Op>) -> Revision {
+/// The store's changes, and disasters of all members.
+impl Cluster {
+    /// Changes the store and tells the watchers of the revision it took, if it took one.
+    pub(super) fn commit(
+        &mut self,
+        change: impl FnOnce(&mut Store) -> Result<Revision, Refusal>,
+    ) -> Result<Revision, Refusal> {
         let before = self.store.revision();
-        let revision = self.store.apply(ops);
+        let revision = change(&mut self.store)?;
         if revision != before {
-            self.notify(revision);
-        }
-        revision
-    }
-
-    #[track_caller]
-    pub(super) fn revoke_lease(&mut self, lease: i64) -> Revision {
-        let before = self.store.revision();
-        let revision = self.store.revoke_lease(lease);
-        if revision != before {
-            self.notify(revision);
-        }
-        revision
-    }
-
-    fn notify(&mut self, revision: Revision) {
-        self.each_watcher(
-            |_| true,
-            |watcher, scene| {
+            self.each_watcher(Watcher::is_alive, |watcher, scene| {
                 if scene.member.applied.is_none() {
                     watcher.notify(scene, revision);
                 }
-            },
-        );
-        self.stir();
+            });
+        }
+        Ok(revision)
     }
 
-    #[track_caller]
-    pub(super) fn restore(&mut self, revision: Revision, bump: u32) {
-        self.store.restore(revision);
+    pub(super) fn restore(&mut self, revision: Revision, bump: u32) -> Result<(), Refusal> {
+        self.store.restore(revision)?;
         if bump > 0 {
             self.store.bump(bump);
         }
         self.raft_term = 2;
         self.cut_all();
+        Ok(())
     }
 
     pub(super) fn change_cluster(&mut self) {
@@ -237,15 +230,16 @@ impl Cluster {
         self.raft_term += 1;
     }
 
-    // Members.
-
     fn cut_all(&mut self) {
         for member in 0..self.members.len() {
             self.members[member].applied = None;
             self.cut(member);
         }
     }
+}
 
+/// What befalls one member.
+impl Cluster {
     /// Breaks every transport of `member`. Behind a proxy its watches only fall silent.
     pub(super) fn cut(&mut self, member: usize) {
         self.members[member].generation += 1;
@@ -271,6 +265,8 @@ impl Cluster {
     pub(super) fn release(&mut self, member: usize) {
         self.members[member].faults.stalled = false;
         self.each_watcher(of(member), |watcher, scene| watcher.answer_owed(scene));
+        let held_up = self.watchers.values_mut().filter(|watcher| watcher.member == member);
+        self.wake.extend(held_up.filter_map(|watcher| watcher.waker.take()));
         self.stir();
     }
 
@@ -295,10 +291,13 @@ impl Cluster {
         self.stir();
         std::mem::take(&mut self.members[member].faults)
     }
+}
 
-    // Watchers.
-
-    /// Runs `work` on the watchers `choose` picks and wakes their streams.
+/// Watchers.
+impl Cluster {
+    /// Runs `work` on the watchers `choose` picks and wakes the streams that have something new.
+    ///
+    /// No others: a needless wake-up would hide the loss of a needed one.
     pub(super) fn each_watcher(
         &mut self,
         choose: impl Fn(&Watcher) -> bool,
@@ -312,8 +311,6 @@ impl Cluster {
             .collect();
         for id in chosen {
             self.with_watcher(id, &mut work);
-            let waker = self.watchers.get_mut(&id).and_then(|watcher| watcher.waker.take());
-            self.wake.extend(waker);
         }
     }
 
@@ -333,7 +330,12 @@ impl Cluster {
             header,
             delay,
         };
-        Some(work(watcher, &mut scene))
+        let before = watcher.news();
+        let result = work(watcher, &mut scene);
+        if watcher.news() != before {
+            self.wake.extend(watcher.waker.take());
+        }
+        Some(result)
     }
 
     pub(super) fn open_watcher(&mut self, member: usize, range: KeyRange, start: Revision) -> u64 {
@@ -352,14 +354,14 @@ impl Cluster {
             delay,
         };
         self.watchers.insert(id, Watcher::open(member, range, start, interval, &scene));
-        self.stir();
+        self.wake.append(&mut self.observers);
         id
     }
 
     pub(super) fn close_watcher(&mut self, id: u64) {
         if let Some(watcher) = self.watchers.remove(&id) {
             self.discarded.extend(watcher.waker);
-            self.stir();
+            self.wake.append(&mut self.observers);
         }
     }
 
@@ -368,16 +370,15 @@ impl Cluster {
             return false;
         };
         self.count(member, |counts| counts.progress_requests += 1);
-        let taken = self.with_watcher(id, |watcher, scene| watcher.request_progress(scene));
-        let waker = self.watchers.get_mut(&id).and_then(|watcher| watcher.waker.take());
-        self.wake.extend(waker);
-        taken.unwrap_or(false)
+        self.with_watcher(id, |watcher, scene| watcher.request_progress(scene)).unwrap_or(false)
     }
 
     /// The next message for a stream, with what a test has put between; a stream that failed or ended
     /// is gone afterwards.
     pub(super) fn poll_watcher(&mut self, id: u64, waker: &Waker) -> (Next, Option<Tamper>) {
         let now = Instant::now();
+        let before = self.watchers.get_mut(&id).and_then(|watcher| watcher.waker.take());
+        self.discarded.extend(before);
         let Some(next) = self.with_watcher(id, |watcher, scene| watcher.poll(scene, now)) else {
             return (Next::Ended, None);
         };
@@ -386,7 +387,7 @@ impl Cluster {
             Next::Message(message) => self.deliver(member, message),
             Next::Nothing(until) => {
                 let watcher = self.watchers.get_mut(&id).expect("the watcher was just polled");
-                self.discarded.extend(watcher.waker.replace(waker.clone()));
+                watcher.waker = Some(waker.clone());
                 (Next::Nothing(until), None)
             }
             over => {
@@ -417,6 +418,12 @@ impl Cluster {
             }
         }
         (Next::Message(message), tamper)
+    }
+}
+
+fn park(wakers: &mut Vec<Waker>, waker: &Waker) {
+    if !wakers.iter().any(|parked| parked.will_wake(waker)) {
+        wakers.push(waker.clone());
     }
 }
 

@@ -36,6 +36,7 @@ use crate::event::{Event, RawKeyValue, Revision};
 use crate::range::KeyRange;
 use crate::source::ServerVersion;
 use cluster::Shared;
+use store::Refusal;
 
 /// The seed of [`FakeEtcd::new`].
 const DEFAULT_SEED: u64 = 0x65_7463_6466_616b;
@@ -190,7 +191,7 @@ impl FakeEtcd {
     pub fn txn(&self, ops: impl IntoIterator<Item = Op>) -> Revision {
         // The caller's iterator runs before the lock is taken.
         let ops: Vec<Op> = ops.into_iter().collect();
-        self.shared.update(|cluster| cluster.commit(ops))
+        allowed(self.shared.update(|cluster| cluster.commit(|store| store.apply(ops))))
     }
 
     /// Grants a lease that lasts until it is revoked.
@@ -218,7 +219,7 @@ impl FakeEtcd {
     /// If there is no such lease.
     #[track_caller]
     pub fn revoke_lease(&self, lease: i64) -> Revision {
-        self.shared.update(|cluster| cluster.revoke_lease(lease))
+        allowed(self.shared.update(|cluster| cluster.commit(|store| store.revoke_lease(lease))))
     }
 
     /// Compacts history: clients can read at `revision` and later only. Compacting again at a lower
@@ -228,7 +229,7 @@ impl FakeEtcd {
     /// If the revision is in the future.
     #[track_caller]
     pub fn compact(&self, revision: Revision) {
-        self.shared.update(|cluster| cluster.store.compact(revision));
+        allowed(self.shared.update(|cluster| cluster.store.compact(revision)));
     }
 }
 
@@ -241,7 +242,7 @@ impl FakeEtcd {
     /// If the revision is in the future.
     #[track_caller]
     pub fn restore(&self, revision: Revision) {
-        self.shared.update(|cluster| cluster.restore(revision, 0));
+        allowed(self.shared.update(|cluster| cluster.restore(revision, 0)));
     }
 
     /// Goes back to the state of `revision` but on to a revision `bump` higher, with everything before
@@ -251,7 +252,7 @@ impl FakeEtcd {
     /// If the revision is in the future.
     #[track_caller]
     pub fn restore_bumped(&self, revision: Revision, bump: u32) {
-        self.shared.update(|cluster| cluster.restore(revision, bump));
+        allowed(self.shared.update(|cluster| cluster.restore(revision, bump)));
     }
 
     /// Gives the cluster another identity, with the same contents, and breaks every transport.
@@ -330,7 +331,7 @@ impl FakeEtcd {
     /// Dropping the future has no effect.
     pub async fn until(&self, condition: impl Fn(&Counts) -> bool) -> Counts {
         poll_fn(|cx| {
-            self.shared.update(|cluster| cluster.park(cx.waker()));
+            self.shared.update(|cluster| cluster.park_observer(cx.waker()));
             let counts = self.counts();
             if condition(&counts) { Poll::Ready(counts) } else { Poll::Pending }
         })
@@ -341,6 +342,15 @@ impl FakeEtcd {
     #[must_use]
     pub fn random(&self, bound: u64) -> u64 {
         self.shared.update(|cluster| cluster.random(bound))
+    }
+}
+
+/// What the store allowed; a refusal is the fault of the test that asked.
+#[track_caller]
+fn allowed<T>(answer: Result<T, Refusal>) -> T {
+    match answer {
+        Ok(answer) => answer,
+        Err(refusal) => panic!("{refusal}"),
     }
 }
 

@@ -13,6 +13,12 @@ use crate::range::KeyRange;
 /// The revision of a store nothing was ever written to.
 const FIRST_REVISION: Revision = 1;
 
+/// What etcd says when it refuses a request; the store is unchanged then.
+pub(super) type Refusal = &'static str;
+
+const LEASE_NOT_FOUND: Refusal = "etcdserver: requested lease not found";
+const FUTURE: Refusal = "etcdserver: mvcc: required revision is a future revision";
+
 /// One operation of a transaction; see [`FakeEtcd::txn`](super::FakeEtcd::txn).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Op(OpKind);
@@ -123,9 +129,9 @@ impl Store {
     /// Runs `ops` as one transaction and returns the store's revision after it.
     ///
     /// Each operation sees the ones before it, as in etcd (mvcc: `storeTxnWrite`). A transaction that
-    /// changes nothing takes no revision.
-    #[track_caller]
-    pub(super) fn apply(&mut self, ops: impl IntoIterator<Item = Op>) -> Revision {
+    /// changes nothing takes no revision, and a refused one changes nothing.
+    pub(super) fn apply(&mut self, ops: Vec<Op>) -> Result<Revision, Refusal> {
+        ops.iter().try_for_each(|op| self.check(op))?;
         let revision = self.revision + 1;
         let mut changes = Vec::new();
         for op in ops {
@@ -140,16 +146,20 @@ impl Store {
             self.log.insert(revision, changes);
             self.revision = revision;
         }
-        self.revision
+        Ok(self.revision)
     }
 
-    #[track_caller]
+    fn check(&self, op: &Op) -> Result<(), Refusal> {
+        match &op.0 {
+            OpKind::Put { key, .. } if key.is_empty() => Err("etcdserver: key is not provided"),
+            OpKind::Put { lease, .. } if *lease != 0 && !self.leases.contains(lease) => {
+                Err(LEASE_NOT_FOUND)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn put(&mut self, key: Vec<u8>, value: Vec<u8>, lease: i64, revision: Revision) -> Change {
-        assert!(!key.is_empty(), "etcdserver: key is not provided");
-        assert!(
-            lease == 0 || self.leases.contains(&lease),
-            "etcdserver: requested lease not found"
-        );
         let nodes = self.keys.entry(key.clone()).or_default();
         let before = nodes.last().and_then(|node| node.record.as_deref());
         let record = Arc::new(RawKeyValue {
@@ -181,9 +191,10 @@ impl Store {
     }
 
     /// Ends a lease and deletes its keys at one revision.
-    #[track_caller]
-    pub(super) fn revoke_lease(&mut self, lease: i64) -> Revision {
-        assert!(self.leases.remove(&lease), "etcdserver: requested lease not found");
+    pub(super) fn revoke_lease(&mut self, lease: i64) -> Result<Revision, Refusal> {
+        if !self.leases.remove(&lease) {
+            return Err(LEASE_NOT_FOUND);
+        }
         let held: Vec<Op> = self
             .live(&KeyRange::all(), self.revision)
             .filter(|record| record.lease == lease)
@@ -193,23 +204,20 @@ impl Store {
     }
 
     /// Marks history before `revision` as gone. A revision already compacted changes nothing.
-    #[track_caller]
-    pub(super) fn compact(&mut self, revision: Revision) {
-        assert!(
-            revision <= self.revision,
-            "etcdserver: mvcc: required revision is a future revision ({revision} > {})",
-            self.revision
-        );
+    pub(super) fn compact(&mut self, revision: Revision) -> Result<(), Refusal> {
+        if revision > self.revision {
+            return Err(FUTURE);
+        }
         self.compacted = self.compacted.max(revision);
+        Ok(())
     }
 
     /// Goes back to the state of `revision`, as a backup taken then would.
-    #[track_caller]
-    pub(super) fn restore(&mut self, revision: Revision) {
-        assert!(
-            (FIRST_REVISION..=self.revision).contains(&revision),
-            "revision {revision} was never written"
-        );
+    pub(super) fn restore(&mut self, revision: Revision) -> Result<(), Refusal> {
+        if revision > self.revision {
+            return Err(FUTURE);
+        }
+        let revision = revision.max(FIRST_REVISION);
         self.revision = revision;
         self.compacted = self.compacted.min(revision);
         self.log.split_off(&(revision + 1));
@@ -224,6 +232,7 @@ impl Store {
             .filter(|lease| *lease != 0)
             .collect();
         self.leases.extend(revived);
+        Ok(())
     }
 
     /// Jumps `by` revisions ahead without a write and marks everything before as compacted

@@ -18,9 +18,11 @@ use crate::event::{RawKeyValue, Revision, WatchResponse};
 use crate::range::KeyRange;
 use crate::source::{RangeChunk, RangeStream, SourceError, WatchStream};
 
-/// Keys in the first chunk of a range stream; each further chunk doubles (etcd 3.7: v3_server.go).
+/// Keys in the first chunk of a range stream (measured on etcd 3.7.2).
 const FIRST_CHUNK: usize = 10;
-const LARGEST_CHUNK: usize = 10_240;
+
+/// Chunks grow and shrink by half until their bytes are near this (etcd: `--max-request-bytes`).
+const CHUNK_BYTES: usize = 3 * 512 * 1024;
 
 /// A timer that is made only when somebody has to wait.
 #[derive(Debug, Default)]
@@ -185,9 +187,14 @@ impl FakeRangeStream {
             member.faults.truncate -= 1;
             return Ok(None);
         }
-        member.check_size(bytes(&chunk.kvs))?;
+        let bytes = bytes(&chunk.kvs);
+        member.check_size(bytes)?;
         self.after = chunk.kvs.last().map(|record| record.key.clone());
-        self.chunk = (self.chunk * 2).min(LARGEST_CHUNK);
+        if bytes < CHUNK_BYTES / 2 {
+            self.chunk *= 2;
+        } else if bytes > CHUNK_BYTES * 2 {
+            self.chunk = (self.chunk / 2).max(1);
+        }
         Ok(Some(chunk))
     }
 }

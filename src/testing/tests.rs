@@ -5,6 +5,7 @@ mod faults;
 mod model;
 mod range;
 mod store;
+mod wake;
 mod watch;
 
 use std::future::poll_fn;

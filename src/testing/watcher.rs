@@ -81,6 +81,8 @@ pub(super) struct Watcher {
     pub(super) muted: bool,
     pub(super) end: Option<End>,
     queue: VecDeque<Queued>,
+    /// Responses ever put on the queue.
+    queued: u64,
     fragments: VecDeque<WatchResponse>,
     sent: VecDeque<Sent>,
     last_sent: Revision,
@@ -148,6 +150,7 @@ impl Watcher {
             muted: false,
             end: None,
             queue: VecDeque::new(),
+            queued: 0,
             fragments: VecDeque::new(),
             sent: VecDeque::new(),
             last_sent: 0,
@@ -176,6 +179,11 @@ impl Watcher {
     /// Whether the server still counts it.
     pub(super) fn is_alive(&self) -> bool {
         self.end.is_none()
+    }
+
+    /// Changes whenever a poll may find something it did not find before.
+    pub(super) fn news(&self) -> (u64, bool, bool) {
+        (self.queued, self.synced, self.end.is_some())
     }
 
     /// Whether anything more is to be said about the range.
@@ -260,6 +268,7 @@ impl Watcher {
     fn push_delayed(&mut self, response: WatchResponse, delay: Duration) {
         let before = self.queue.back().and_then(|queued| queued.at);
         let own = (!delay.is_zero()).then(|| Instant::now() + delay);
+        self.queued += 1;
         self.queue.push_back(Queued { at: own.max(before), response });
     }
 
@@ -354,6 +363,7 @@ impl Watcher {
                 usize::from(self.queue.front().is_some_and(|q| q.response.created));
             let at = self.queue.front().and_then(|queued| queued.at);
             let response = progress(-1, scene);
+            self.queued += 1;
             self.queue.insert(behind_created, Queued { at, response });
         } else {
             self.progress_if_synced(-1, scene);

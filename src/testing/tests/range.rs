@@ -111,6 +111,22 @@ async fn b14_only_the_last_chunk_has_header_and_count() {
     }
 }
 
+/// The sizes are those that etcd 3.7.2 sends.
+#[tokio::test(start_paused = true)]
+async fn b14_chunks_grow_and_shrink_with_their_bytes() {
+    let etcd = FakeEtcd::new();
+    etcd.txn((0..150_u8).map(|key| Op::put([b's', key], "")));
+    etcd.txn((0..30_u8).map(|key| Op::put([b'v', key], vec![0; 400_000])));
+    let connection = connect(&etcd).await;
+    for (prefix, expected) in
+        [("s", vec![10, 20, 40, 80]), ("v", vec![10, 5, 5, 5, 5]), ("none", vec![0])]
+    {
+        let mut stream = connection.range_stream(&KeyRange::prefix(prefix)).await.unwrap();
+        let sizes: Vec<_> = chunks(&mut stream).await.iter().map(|c| c.kvs.len()).collect();
+        assert_eq!(sizes, expected);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn b14_a_range_stream_can_break_off_in_three_ways() {
     let etcd = filled(50);

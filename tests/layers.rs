@@ -1,0 +1,170 @@
+//! Imports go down the layers only: the table of modules, and a check that the sources keep it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each module with those it may import, lowest layer first; a module may import only modules that
+/// stand above it in this list, so there are no cycles.
+const LAYERS: &[(&str, &[&str])] = &[
+    // L0: words.
+    ("event", &[]),
+    ("range", &[]),
+    ("entry", &["event"]),
+    ("error", &["event"]),
+    // L1: pure. No lock, no I/O, no clock, no thread, no async.
+    ("decode", &["event"]),
+    ("delta", &["entry", "event"]),
+    ("batch", &["entry", "event", "range"]),
+    ("packed", &["entry"]),
+    ("view", &["decode", "delta", "entry", "event", "packed", "range"]),
+    ("snapshot", &["delta", "view"]),
+    ("edits", &["batch", "decode", "delta", "entry", "event", "packed", "view"]),
+    // L2: locked.
+    ("reentry", &[]),
+    ("observer", &["decode", "delta", "reentry", "view"]),
+    ("guard", &["observer", "reentry", "view"]),
+    ("wait", &["error", "event"]),
+    ("status", &["event", "observer"]),
+    (
+        "shared",
+        &["delta", "event", "guard", "observer", "range", "reentry", "status", "view", "wait"],
+    ),
+    (
+        "keyspace",
+        &[
+            "decode", "delta", "error", "event", "guard", "observer", "range", "reentry", "shared",
+            "snapshot", "status", "view", "wait",
+        ],
+    ),
+    ("writer", &["batch", "delta", "edits", "error", "event", "shared", "view"]),
+    // L3: the driver.
+    ("source", &["event", "range"]),
+    (
+        "mirror",
+        &[
+            "batch", "edits", "entry", "error", "event", "range", "source", "status", "wait",
+            "writer",
+        ],
+    ),
+    // L4: edges.
+    (
+        "builder",
+        &[
+            "decode", "delta", "edits", "entry", "error", "event", "keyspace", "mirror", "packed",
+            "range", "shared", "source", "view", "wait", "writer",
+        ],
+    ),
+    ("testing", &["event", "range", "source"]),
+];
+
+/// What the pure layer must not name.
+const PURE: &[&str] = &["decode", "delta", "batch", "packed", "view", "snapshot", "edits"];
+const IMPURE: &[&str] =
+    &["parking_lot", "tokio", "std::thread", "std::io", "std::net", "Instant", "async fn"];
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The code of each module without comments and unit tests.
+fn modules() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let mut modules: BTreeMap<String, String> = BTreeMap::new();
+    for file in files {
+        let inner = file.strip_prefix(&root).unwrap();
+        let parts: Vec<_> = inner.iter().map(|part| part.to_str().unwrap()).collect();
+        let name = parts[0].trim_end_matches(".rs").to_owned();
+        let is_test = parts.iter().any(|part| ["tests", "tests.rs"].contains(part));
+        if name == "lib" || is_test {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let module = modules.entry(name).or_default();
+        lines.for_each(|line| {
+            module.push_str(line);
+            module.push('\n');
+        });
+    }
+    modules
+}
+
+fn imports(code: &str) -> Vec<String> {
+    let ends = |c: char| !(c.is_alphanumeric() || c == '_');
+    let after = code.split("crate::").skip(1);
+    after.map(|rest| rest.split(ends).next().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn every_module_has_its_place_and_the_table_goes_down_only() {
+    let modules = modules();
+    let listed: Vec<_> = LAYERS.iter().map(|(name, _)| *name).collect();
+    for name in modules.keys() {
+        assert!(listed.contains(&name.as_str()), "src/{name} has no row in the table of layers");
+    }
+    for (index, (name, allowed)) in LAYERS.iter().enumerate() {
+        assert!(modules.contains_key(*name), "the table lists {name}, which is not there");
+        for import in *allowed {
+            let below = LAYERS[..index].iter().any(|(lower, _)| lower == import);
+            assert!(below, "the table lets {name} import {import}, which is not below it");
+        }
+    }
+}
+
+#[test]
+fn modules_import_what_the_table_allows() {
+    let modules = modules();
+    for (name, allowed) in LAYERS {
+        let imports = imports(&modules[*name]);
+        for import in &imports {
+            let listed = LAYERS.iter().any(|(module, _)| module == import);
+            let fine = import == name || !listed || allowed.contains(&import.as_str());
+            assert!(fine, "src/{name} imports {import}, which the table of layers does not allow");
+        }
+        for allowed in *allowed {
+            assert!(
+                imports.iter().any(|import| import == allowed),
+                "the table lets {name} import {allowed}, which it does not need"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_pure_layer_names_nothing_impure() {
+    let modules = modules();
+    for name in PURE {
+        for impure in IMPURE {
+            assert!(!modules[*name].contains(impure), "src/{name} names {impure}");
+        }
+    }
+}
+
+#[test]
+fn the_client_library_is_named_in_the_source_of_real_etcd_only() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    for file in files {
+        let inner = file.strip_prefix(&root).unwrap();
+        if inner.starts_with("source/etcd") || inner == Path::new("lib.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        for line in code {
+            assert!(!line.contains("etcd_client"), "{} names etcd_client", inner.display());
+        }
+    }
+}
