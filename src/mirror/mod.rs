@@ -9,6 +9,9 @@ mod machine;
 mod options;
 mod pager;
 mod queue;
+mod sink;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,20 +25,19 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::edits::Loading;
 use crate::error::StopReason;
-use crate::event::RawKeyValue;
 use crate::source::{
     Connection, RangeChunk, RangeStream, Source, SourceError, SourceErrorKind, WatchStream,
 };
-use crate::writer::{LoadError, Writer};
+use crate::writer::Writer;
 
 pub use options::OnHistoryChange;
 pub(crate) use options::Options;
 pub(crate) use queue::Bounds;
 
 use self::intake::{Intake, Item};
-use self::machine::{Action, Input, Known, Machine, Purpose};
+use self::machine::{Action, Input, Machine, Purpose};
+use self::sink::Sink;
 
 /// Chunks of a range stream read ahead while earlier ones are decoded.
 const CHUNKS_AHEAD: usize = 4;
@@ -46,7 +48,7 @@ const CHUNKS_AHEAD: usize = 4;
 /// gives it to be spawned later ([`run`](Mirror::run)) or driven by hand ([`step`](Mirror::step)).
 /// Dropping it ends the key space with [`StopReason::Shutdown`].
 pub struct Mirror<T: Send + Sync + 'static> {
-    writer: Writer<T>,
+    sink: Sink<T>,
     source: Arc<dyn Source>,
     options: Options,
     machine: Machine,
@@ -56,7 +58,6 @@ pub struct Mirror<T: Send + Sync + 'static> {
     generation: u64,
     intake: Option<Intake>,
     chunks: Option<mpsc::Receiver<Result<Option<RangeChunk>, SourceError>>>,
-    loading: Option<Loading<T>>,
     shutdown: watch::Receiver<bool>,
     started: bool,
     stopped: Option<StopReason>,
@@ -102,7 +103,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         let machine = Machine::new(options.clone(), range, endpoints, first, seed, report);
         let shutdown = shared.shutdown.subscribe();
         Mirror {
-            writer,
+            sink: Sink::new(writer),
             source,
             options,
             machine,
@@ -111,7 +112,6 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             generation: 0,
             intake: None,
             chunks: None,
-            loading: None,
             shutdown,
             started: false,
             stopped: None,
@@ -154,7 +154,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
 
     /// The order matters when several are ready: the watch comes last, as it may always be.
     async fn wake(&mut self) -> Wake {
-        let shared = Arc::clone(self.writer.shared());
+        let shared = Arc::clone(self.sink.writer.shared());
         let deadline = self.machine.deadline();
         tokio::select! {
             biased;
@@ -207,28 +207,27 @@ impl<T: Send + Sync + 'static> Mirror<T> {
     }
 
     fn decide(&mut self, input: Input) {
-        let demand = self.writer.shared().waits.demand();
+        let demand = self.sink.writer.shared().waits.demand();
         self.machine.handle(Instant::now(), demand, input);
     }
 
-    /// Executes actions until none is left; calls to the writer answer at once.
+    /// Executes actions until none is left; those on the key space answer at once.
     fn execute(&mut self) {
         while let Some(action) = self.machine.action() {
-            if let Some(input) = self.act(action) {
-                let view = self.writer.view();
-                self.machine.known = Known {
-                    loaded: view.revision() > 0,
-                    cursor: view.confirmed(),
-                    cluster_id: view.cluster_id(),
-                    keys: view.known_keys(),
-                };
-                self.decide(input);
+            match self.sink.execute(action) {
+                Ok(answer) => {
+                    self.machine.known = self.sink.known();
+                    if let Some(input) = answer {
+                        self.decide(input);
+                    }
+                }
+                Err(action) => self.act(action),
             }
         }
-        self.writer.shared().report.write(&self.machine.report);
+        self.sink.writer.shared().report.write(&self.machine.report);
     }
 
-    fn act(&mut self, action: Action) -> Option<Input> {
+    fn act(&mut self, action: Action) {
         match action {
             Action::Connect(index) => {
                 self.disconnect();
@@ -243,32 +242,12 @@ impl<T: Send + Sync + 'static> Mirror<T> {
                 }
             }
             Action::AbandonLoad => {
-                self.loading = None;
+                self.sink.abandon();
                 self.chunks = None;
-            }
-            Action::Watching => self.writer.shared().waits.watching(),
-            Action::Synced { ticket, revision } => {
-                self.writer.shared().waits.synced(ticket, revision);
             }
             Action::Stop(reason) => self.stop(reason),
-            Action::BeginLoad { same_history } => {
-                self.loading = Some(self.writer.begin_load(same_history));
-            }
-            Action::TakeKeys(kvs) => return Some(Input::KeysTaken(self.take_keys(kvs))),
-            Action::FinishLoad { header, same_history } => {
-                self.chunks = None;
-                let loading = self.loading.take()?;
-                let result = self.writer.finish_load(loading, header, same_history);
-                return Some(Input::Loaded(result));
-            }
-            Action::Apply(batch) => return Some(Input::Applied(self.writer.apply(batch))),
-            Action::Confirm(revision) => {
-                self.writer.confirm(revision);
-                return Some(Input::Tick);
-            }
             request => self.ask(request),
         }
-        None
     }
 
     /// Starts the requests that need a connection.
@@ -295,11 +274,11 @@ impl<T: Send + Sync + 'static> Mirror<T> {
                 });
             }
             Action::RangeStream => {
-                let stream = connection.range_stream(&self.writer.shared().mirrored);
+                let stream = connection.range_stream(&self.sink.writer.shared().mirrored);
                 self.request(limit, stream, Outcome::RangeStream);
             }
             Action::Watch(start) => {
-                let stream = connection.watch(&self.writer.shared().mirrored, start);
+                let stream = connection.watch(&self.sink.writer.shared().mirrored, start);
                 self.request(limit, stream, Outcome::Watch);
             }
             // All others are executed on the spot.
@@ -324,22 +303,13 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         });
     }
 
-    fn take_keys(&mut self, kvs: Vec<RawKeyValue>) -> Result<(), LoadError> {
-        match &mut self.loading {
-            Some(loading) => {
-                loading.page(kvs).map_err(|unordered| LoadError::Unordered { key: unordered.key })
-            }
-            None => Ok(()),
-        }
-    }
-
     fn disconnect(&mut self) {
         self.generation += 1;
         self.requests.abort_all();
         self.connection = None;
         self.intake = None;
         self.chunks = None;
-        self.loading = None;
+        self.sink.abandon();
     }
 
     fn stop(&mut self, reason: StopReason) {
@@ -347,7 +317,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             StopReason::Shutdown => tracing::info!(name = %self.options.name, "mirror stopped"),
             reason => tracing::error!(name = %self.options.name, %reason, "mirror stopped"),
         }
-        self.writer.end(reason.clone());
+        self.sink.writer.end(reason.clone());
         self.stopped = Some(reason);
     }
 }
@@ -356,7 +326,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for Mirror<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mirror")
             .field("source", &self.source)
-            .field("writer", &self.writer)
+            .field("writer", &self.sink.writer)
             .finish_non_exhaustive()
     }
 }

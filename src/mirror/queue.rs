@@ -78,6 +78,11 @@ impl Queue {
         self.complete.is_empty()
     }
 
+    /// Whether nothing is queued, not even the beginning of a response.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.complete.is_empty() && self.fragments.is_empty()
+    }
+
     /// Whether a whole response is queued that reaches `revision`.
     pub(crate) fn reaches(&self, revision: Revision) -> bool {
         !self.complete.is_empty() && self.last_revision >= revision

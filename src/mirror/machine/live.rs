@@ -279,7 +279,7 @@ impl Machine {
         self.fresh.counting = true;
         let cursor = self.known.cursor;
         let request = RangeRequest {
-            min_mod_revision: cursor + 1,
+            min_mod_revision: cursor.saturating_add(1),
             keys_only: true,
             limit: 1,
             ..RangeRequest::new(KeyRange::clone(&self.range))
@@ -306,8 +306,9 @@ impl Machine {
             let kind = SourceErrorKind::Malformed;
             return self.fail(now, SourceError::new(kind, "a count without header"));
         };
-        if cursor != self.known.cursor {
-            // Events came meanwhile, so the count is of another state; the next one will tell.
+        if cursor != self.known.cursor || !self.queue.is_idle() {
+            // Events came meanwhile. The count is of a state at or after them, and applying only
+            // some of them would be neither state; the next count will tell.
             return;
         }
         if page.kvs.is_empty() && usize::try_from(page.count) == Ok(self.known.keys) {
