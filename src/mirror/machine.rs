@@ -123,7 +123,14 @@ pub(crate) struct Known {
 pub(crate) struct Probe {
     key: Vec<u8>,
     /// `None` after a deletion.
-    numbers: Option<Numbers>,
+    written: Option<Written>,
+}
+
+/// What the newest write of a key left, its value as a hash: two histories can agree in all numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Written {
+    numbers: Numbers,
+    value: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -343,11 +350,10 @@ impl Machine {
         let batch = self.queue.take(now);
         let last = batch.iter().rev().find_map(|response| response.events.last());
         if let Some(last) = last.filter(|last| last.mod_revision() > self.known.cursor) {
-            let numbers = match last {
-                Event::Put(kv) => Some(Numbers::from(kv)),
-                Event::Delete { .. } => None,
-            };
-            self.next_probe = Some(Probe { key: last.key().to_vec(), numbers });
+            self.next_probe = Some(match last {
+                Event::Put(kv) => Probe::of(kv),
+                Event::Delete { key, .. } => Probe { key: key.clone(), written: None },
+            });
         }
         self.act(Action::Apply(batch));
     }

@@ -2,11 +2,14 @@
 //!
 //! Owns the phases from `Connecting` to the decision between loading and watching.
 
-use super::{Action, Instant, Machine, Phase, Probe, Purpose, Reload, State};
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
+
+use super::{Action, Instant, Machine, Phase, Probe, Purpose, Reload, State, Written};
 use crate::entry::Numbers;
+use crate::event::{RawKeyValue, Revision};
 use crate::range::KeyRange;
 use crate::source::{RangePage, RangeRequest, ServerVersion, SourceError, SourceErrorKind};
-use std::sync::Arc;
 
 impl Machine {
     pub(super) fn connect(&mut self, now: Instant) {
@@ -111,7 +114,6 @@ impl Machine {
             Some(probe) => {
                 let request = RangeRequest {
                     revision: self.known.cursor,
-                    keys_only: true,
                     ..RangeRequest::new(KeyRange::key(probe.key.as_slice()))
                 };
                 self.phase = Phase::Probing;
@@ -129,7 +131,7 @@ impl Machine {
         }
         match result {
             Ok(page) => {
-                let found = page.kvs.first().map(Numbers::from);
+                let found = page.kvs.first();
                 if self.probe.as_ref().is_some_and(|probe| !probe.matches(found)) {
                     return self.history_changed(now, "the last known change is another one");
                 }
@@ -167,21 +169,35 @@ impl Machine {
 }
 
 impl Probe {
-    pub(super) fn new(key: &[u8], numbers: Option<Numbers>) -> Self {
-        Probe { key: key.to_vec(), numbers }
+    pub(super) fn of(kv: &RawKeyValue) -> Self {
+        Probe { key: kv.key.clone(), written: Some(Written::of(kv)) }
     }
 
-    /// Leases may be attached again by any put, so they are part of the numbers compared; versions
-    /// only where the server keeps them.
-    fn matches(&self, found: Option<Numbers>) -> bool {
-        match (self.numbers, found) {
+    pub(super) fn mod_revision(&self) -> Option<Revision> {
+        self.written.map(|written| written.numbers.mod_revision)
+    }
+
+    /// Whether the store shows the same; versions count only where the server keeps them.
+    fn matches(&self, found: Option<&RawKeyValue>) -> bool {
+        match (self.written, found.map(Written::of)) {
             (None, None) => true,
             (Some(known), Some(found)) => {
-                known.create_revision == found.create_revision
-                    && known.mod_revision == found.mod_revision
-                    && (known.version == found.version || known.version == 0 || found.version == 0)
+                let (a, b) = (known.numbers, found.numbers);
+                let versions = a.version == b.version || a.version == 0 || b.version == 0;
+                a.create_revision == b.create_revision
+                    && a.mod_revision == b.mod_revision
+                    && versions
+                    && known.value == found.value
             }
             _ => false,
         }
+    }
+}
+
+impl Written {
+    fn of(kv: &RawKeyValue) -> Self {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&kv.value);
+        Written { numbers: Numbers::from(kv), value: hasher.finish() }
     }
 }

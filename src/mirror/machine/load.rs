@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use super::{Action, Freshness, Instant, Machine, Phase, Probe, Purpose, Reload, State};
-use crate::entry::Numbers;
 use crate::error::StopReason;
 use crate::event::{Header, RawKeyValue};
 use crate::mirror::pager::{Pager, Step};
@@ -90,11 +89,10 @@ impl Machine {
     }
 
     fn take_keys(&mut self, kvs: Vec<RawKeyValue>) {
-        let newest = self.load_probe.as_ref().and_then(|probe| probe.numbers);
-        let newest = newest.map_or(0, |numbers| numbers.mod_revision);
+        let newest = self.load_probe.as_ref().and_then(Probe::mod_revision).unwrap_or(0);
         let newer = kvs.iter().filter(|kv| kv.mod_revision > newest);
         if let Some(kv) = newer.max_by_key(|kv| kv.mod_revision) {
-            self.load_probe = Some(Probe::new(&kv.key, Some(Numbers::from(kv))));
+            self.load_probe = Some(Probe::of(kv));
         }
         self.show_load();
         if !kvs.is_empty() {
