@@ -8,6 +8,7 @@
 mod connect;
 mod live;
 mod load;
+mod words;
 
 use std::collections::VecDeque;
 use std::error::Error as StdError;
@@ -18,110 +19,25 @@ use tokio::time::Instant;
 use crate::batch::ApplyError;
 use crate::entry::Numbers;
 use crate::error::StopReason;
-use crate::event::{Event, Header, RawKeyValue, Revision, WatchResponse};
+use crate::event::Revision;
 use crate::mirror::backoff::Backoff;
 use crate::mirror::options::{OnHistoryChange, Options};
 use crate::mirror::pager::Pager;
 use crate::mirror::queue::{Due, Queue};
 use crate::range::KeyRange;
-use crate::source::{
-    RangeChunk, RangePage, RangeRequest, ServerVersion, SourceError, SourceErrorKind,
-};
+use crate::source::{RangePage, ServerVersion, SourceError, SourceErrorKind};
 use crate::status::{LoadProgress, ProgressBy, Report, State};
 use crate::wait::Demand;
-use crate::writer::{Applied, LoadError};
+use crate::writer::Applied;
 
 use self::live::Freshness;
-
-/// What the machine asks to be done, in order.
-#[derive(Debug)]
-pub(crate) enum Action {
-    /// Connect to an endpoint, dropping what is left of the last connection.
-    Connect(usize),
-    /// Drop the connection with everything on it.
-    Disconnect,
-    Version,
-    RefreshToken,
-    Range(Purpose, RangeRequest),
-    /// Read the range as a stream, chunk by chunk.
-    RangeStream,
-    Watch(Revision),
-    CloseWatch,
-    RequestProgress,
-    BeginLoad {
-        same_history: bool,
-    },
-    TakeKeys(Vec<RawKeyValue>),
-    FinishLoad {
-        header: Header,
-        same_history: bool,
-    },
-    AbandonLoad,
-    Apply(Vec<WatchResponse>),
-    Confirm(Revision),
-    Synced {
-        ticket: u64,
-        revision: Revision,
-    },
-    /// Loaded and watching for the first time, or again.
-    Watching,
-    Stop(StopReason),
-}
-
-/// What a range request is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// The store's cluster and revision, on connecting.
-    Identify { asked: Instant },
-    /// The last known change, as of the cursor.
-    Probe,
-    /// A page of a load.
-    Page,
-    /// The store's revision now, for everybody who drew a ticket up to this one.
-    Revision { asked: Instant, ticket: u64 },
-    /// The count barrier (B13) over what was known at `cursor`.
-    Barrier { cursor: Revision, asked: Instant },
-}
-
-/// What happened.
-#[derive(Debug)]
-pub(crate) enum Input {
-    /// The mirror was started.
-    Start,
-    Connected(Result<(), SourceError>),
-    Version(Result<ServerVersion, SourceError>),
-    TokenRefreshed(Result<(), SourceError>),
-    Range(Purpose, Result<RangePage, SourceError>),
-    /// A chunk of the range stream; `None` is its end.
-    Chunk(Result<Option<RangeChunk>, SourceError>),
-    WatchOpened(Result<(), SourceError>),
-    /// A message of the watch; `None` is its end.
-    Message(Result<Option<WatchResponse>, SourceError>),
-    KeysTaken(Result<(), LoadError>),
-    Loaded(Result<Applied, LoadError>),
-    Applied(Result<Applied, ApplyError>),
-    /// A request will never be answered: it panicked, which is a defect below this crate.
-    Lost(String),
-    Shutdown,
-    /// Nothing but the passing of time, or a new demand.
-    Tick,
-}
-
-/// What the writer's view says, told after every change of it.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Known {
-    pub(crate) loaded: bool,
-    /// The cursor: `confirmed`.
-    pub(crate) cursor: Revision,
-    pub(crate) cluster_id: Option<u64>,
-    /// Entries plus rejected keys without one.
-    pub(crate) keys: usize,
-}
+pub(crate) use self::words::{Action, Input, Known, Purpose};
 
 /// The newest known change of one key; a store of the same history shows it at the cursor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Probe {
     key: Vec<u8>,
+    revision: Revision,
     /// `None` after a deletion.
     written: Option<Written>,
 }
@@ -179,8 +95,7 @@ pub(crate) struct Machine {
     phase: Phase,
     pub(crate) known: Known,
     probe: Option<Probe>,
-    /// The probe that the batch being applied, or the load under way, leads to.
-    next_probe: Option<Probe>,
+    /// The probe that the load under way leads to.
     load_probe: Option<Probe>,
     version: Option<ServerVersion>,
     /// A token was fetched since the last proof of health.
@@ -226,7 +141,6 @@ impl Machine {
             phase: Phase::Connecting,
             known: Known::default(),
             probe: None,
-            next_probe: None,
             load_probe: None,
             version: None,
             token_refreshed: false,
@@ -273,7 +187,7 @@ impl Machine {
             Input::Message(result) => self.message(now, result),
             Input::KeysTaken(result) => self.keys_taken(now, result),
             Input::Loaded(result) => self.loaded(now, result),
-            Input::Applied(result) => self.applied(now, result),
+            Input::Applied(newest, result) => self.applied(now, newest, result),
             Input::Lost(message) => {
                 self.fail(now, SourceError::new(SourceErrorKind::Malformed, message));
             }
@@ -348,19 +262,19 @@ impl Machine {
             return;
         }
         let batch = self.queue.take(now);
-        let last = batch.iter().rev().find_map(|response| response.events.last());
-        if let Some(last) = last.filter(|last| last.mod_revision() > self.known.cursor) {
-            self.next_probe = Some(match last {
-                Event::Put(kv) => Probe::of(kv),
-                Event::Delete { key, .. } => Probe { key: key.clone(), written: None },
-            });
-        }
-        self.act(Action::Apply(batch));
+        // Responses may be delivered again in any order; of equal revisions the last one counts.
+        let events = batch.iter().flat_map(|response| &response.events);
+        let newest = events.max_by_key(|event| event.mod_revision()).map(Probe::of_event);
+        self.act(Action::Apply(batch, newest));
     }
 
-    fn applied(&mut self, now: Instant, result: Result<Applied, ApplyError>) {
+    fn applied(
+        &mut self,
+        now: Instant,
+        newest: Option<Probe>,
+        result: Result<Applied, ApplyError>,
+    ) {
         let counters = &mut self.report.counters;
-        let next_probe = self.next_probe.take();
         if result.is_err() {
             self.fresh.pending_confirm = None;
         }
@@ -371,7 +285,10 @@ impl Machine {
                 counters.duplicates += applied.duplicates as u64;
                 counters.changes += applied.changes as u64;
                 if applied.events > 0 {
-                    self.probe = next_probe.or(self.probe.take());
+                    let known = self.probe.as_ref().map_or(0, |probe| probe.revision);
+                    if let Some(newest) = newest.filter(|newest| newest.revision > known) {
+                        self.probe = Some(newest);
+                    }
                     self.proven();
                 }
                 self.cursor_moved();

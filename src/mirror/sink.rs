@@ -49,7 +49,7 @@ impl<T: Send + Sync + 'static> Sink<T> {
             Action::FinishLoad { header, same_history } => self.loading.take().map(|loading| {
                 Input::Loaded(self.writer.finish_load(loading, header, same_history))
             }),
-            Action::Apply(batch) => Some(Input::Applied(self.writer.apply(batch))),
+            Action::Apply(batch, newest) => Some(Input::Applied(newest, self.writer.apply(batch))),
             Action::Confirm(revision) => {
                 self.writer.confirm(revision);
                 Some(Input::Tick)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Action, Instant, Machine, Phase, Probe, Purpose, Reload, State, Written};
 use crate::entry::Numbers;
-use crate::event::{RawKeyValue, Revision};
+use crate::event::{Event, RawKeyValue};
 use crate::range::KeyRange;
 use crate::source::{RangePage, RangeRequest, ServerVersion, SourceError, SourceErrorKind};
 
@@ -170,11 +170,17 @@ impl Machine {
 
 impl Probe {
     pub(super) fn of(kv: &RawKeyValue) -> Self {
-        Probe { key: kv.key.clone(), written: Some(Written::of(kv)) }
+        let written = Some(Written::of(kv));
+        Probe { key: kv.key.clone(), revision: kv.mod_revision, written }
     }
 
-    pub(super) fn mod_revision(&self) -> Option<Revision> {
-        self.written.map(|written| written.numbers.mod_revision)
+    pub(super) fn of_event(event: &Event) -> Self {
+        match event {
+            Event::Put(kv) => Probe::of(kv),
+            Event::Delete { key, mod_revision } => {
+                Probe { key: key.clone(), revision: *mod_revision, written: None }
+            }
+        }
     }
 
     /// Whether the store shows the same; versions count only where the server keeps them.

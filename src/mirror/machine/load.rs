@@ -89,7 +89,7 @@ impl Machine {
     }
 
     fn take_keys(&mut self, kvs: Vec<RawKeyValue>) {
-        let newest = self.load_probe.as_ref().and_then(Probe::mod_revision).unwrap_or(0);
+        let newest = self.load_probe.as_ref().map_or(0, |probe| probe.revision);
         let newer = kvs.iter().filter(|kv| kv.mod_revision > newest);
         if let Some(kv) = newer.max_by_key(|kv| kv.mod_revision) {
             self.load_probe = Some(Probe::of(kv));

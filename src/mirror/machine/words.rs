@@ -1,0 +1,98 @@
+//! The words between the machine and the shell: actions out, inputs in.
+//!
+//! Owns plain data only. Must not decide or execute.
+
+use tokio::time::Instant;
+
+use super::Probe;
+use crate::batch::ApplyError;
+use crate::error::StopReason;
+use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
+use crate::source::{RangeChunk, RangePage, RangeRequest, ServerVersion, SourceError};
+use crate::writer::{Applied, LoadError};
+
+/// What the machine asks to be done, in order.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Connect to an endpoint, dropping what is left of the last connection.
+    Connect(usize),
+    /// Drop the connection with everything on it.
+    Disconnect,
+    Version,
+    RefreshToken,
+    Range(Purpose, RangeRequest),
+    /// Read the range as a stream, chunk by chunk.
+    RangeStream,
+    Watch(Revision),
+    CloseWatch,
+    RequestProgress,
+    BeginLoad {
+        same_history: bool,
+    },
+    TakeKeys(Vec<RawKeyValue>),
+    FinishLoad {
+        header: Header,
+        same_history: bool,
+    },
+    AbandonLoad,
+    /// Apply a batch; its newest event is given back with the answer.
+    Apply(Vec<WatchResponse>, Option<Probe>),
+    Confirm(Revision),
+    Synced {
+        ticket: u64,
+        revision: Revision,
+    },
+    /// Loaded and watching for the first time, or again.
+    Watching,
+    Stop(StopReason),
+}
+
+/// What a range request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The store's cluster and revision, on connecting.
+    Identify { asked: Instant },
+    /// The last known change, as of the cursor.
+    Probe,
+    /// A page of a load.
+    Page,
+    /// The store's revision now, for everybody who drew a ticket up to this one.
+    Revision { asked: Instant, ticket: u64 },
+    /// The count barrier (B13) over what was known at `cursor`.
+    Barrier { cursor: Revision, asked: Instant },
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// The mirror was started.
+    Start,
+    Connected(Result<(), SourceError>),
+    Version(Result<ServerVersion, SourceError>),
+    TokenRefreshed(Result<(), SourceError>),
+    Range(Purpose, Result<RangePage, SourceError>),
+    /// A chunk of the range stream; `None` is its end.
+    Chunk(Result<Option<RangeChunk>, SourceError>),
+    WatchOpened(Result<(), SourceError>),
+    /// A message of the watch; `None` is its end.
+    Message(Result<Option<WatchResponse>, SourceError>),
+    KeysTaken(Result<(), LoadError>),
+    Loaded(Result<Applied, LoadError>),
+    Applied(Option<Probe>, Result<Applied, ApplyError>),
+    /// A request will never be answered: it panicked, which is a defect below this crate.
+    Lost(String),
+    Shutdown,
+    /// Nothing but the passing of time, or a new demand.
+    Tick,
+}
+
+/// What the writer's view says, told after every change of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Known {
+    pub(crate) loaded: bool,
+    /// The cursor: `confirmed`.
+    pub(crate) cursor: Revision,
+    pub(crate) cluster_id: Option<u64>,
+    /// Entries plus rejected keys without one.
+    pub(crate) keys: usize,
+}
