@@ -1,4 +1,150 @@
 //! A live, complete, typed replica of one etcd prefix inside the process that needs it.
+//!
+//! A service keeps its control-plane data in etcd and needs it in every request: routes, members,
+//! assignments, flags. A [`KeySpace<T>`](KeySpace) loads a prefix at one revision, follows it with a
+//! watch, and answers point, prefix and range queries from memory, with state derived under the same
+//! lock and waits for a given revision.
+//!
+//! ```no_run
+//! use etcd_keyspace::{Etcd, EtcdOptions, KeySpace, RawKeyValue};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! // Any `Fn(RawKeyValue) -> Result<T, E>` decodes; `json()` does with the feature of that name.
+//! let utf8 = |kv: RawKeyValue| String::from_utf8(kv.value);
+//!
+//! // Returns once loaded and watching; a task follows etcd until the last handle is dropped.
+//! let routes: KeySpace<String> = KeySpace::builder("/routes/")?
+//!     .decoder(utf8)
+//!     .start(Etcd::new(["http://127.0.0.1:2379"], EtcdOptions::new()))
+//!     .await?;
+//!
+//! routes.sync().await?; // everything committed before this call is in the view now
+//! {
+//!     let view = routes.read(); // locked, borrowed, as of one revision; never across an await
+//!     for entry in view.prefix("/routes/eu/") {
+//!         println!("{} -> {} (revision {})", entry.key_str(), entry.value(), entry.mod_revision());
+//!     }
+//! }
+//! let snapshot = routes.snapshot(); // owned, O(1), never changes
+//! println!("{} keys through revision {}", snapshot.len(), snapshot.confirmed());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The contract
+//!
+//! The rest of the documentation, the code and the tests quote these numbers.
+//!
+//! 1. **C1 Two revisions.** [`revision`](View::revision) is the greatest `mod_revision` applied,
+//!    deletions included; a first load, and a reload that changed anything, set it to the load's
+//!    revision. [`confirmed`](View::confirmed) is the greatest store revision through which the view is
+//!    known complete. `revision <= confirmed`. Within one mirror equal ([`epoch`](View::epoch),
+//!    `revision`) means equal entries. Between mirrors of one range only `confirmed` compares: equal
+//!    `confirmed`, and no rejected keys or policy [`Drop`](BadValues::Drop), means equal entries.
+//! 2. **C2 Only proof moves `confirmed`:** a load's revision; the `mod_revision` of the last event of a
+//!    completed revision; the header revision of a trusted progress notification, after every event
+//!    queued before it is applied; the header revision of a count that fits (a linearizable read which
+//!    shows that nothing is newer and nothing is missing). Never the header of a response with events.
+//! 3. **C3 Whole revisions.** Nobody ever sees part of an etcd transaction. A batch is visible whole or
+//!    not at all; on an error nothing changed.
+//! 4. **C4 Observers** run in the order of registration, once per batch that changes entries, after the
+//!    data is in place, before the lock is released and before any waiter wakes. Each gets the net
+//!    [`Delta`] and the [`View`].
+//! 5. **C5 Thin lock.** Under the write lock: a swap and the observers. No I/O, no decoding, no work
+//!    that grows with the number of keys, no dropping of old values.
+//! 6. **C6 Nothing goes back.** `revision` and `confirmed` never decrease within an epoch. A reload
+//!    serves the old data until one swap; its delta is the exact difference, deletions included; an
+//!    unchanged entry keeps its allocation and produces no change.
+//! 7. **C7 Never silently stale.** [`status`](KeySpace::status) says the [`State`], both revisions, the
+//!    age of the last contact, the last error, and [`current_as_of`](Status::current_as_of): how long
+//!    ago the last linearizable store revision known to be in the view was asked for.
+//! 8. **C8 Waits end** by an event, by progress (also when the revision touched nothing in the range), or
+//!    with a typed error when the mirror stopped or the history changed. They never poll, need no task,
+//!    can be dropped at any time, and have no built-in deadline.
+//! 9. **C9 Bounded.** Every queue has a stated bound and behaviour at it ([`Builder`] lists them).
+//!    Nothing a consumer does reaches the intake from etcd.
+//! 10. **C10 Bad values do not stop the world.** A value that fails to decode is
+//!     [rejected](KeySpace::rejected): listed with key, revision, error and since when. Its numbers stay
+//!     known, so completeness is still proven on all keys. [`BadValues::KeepLast`] shows the last value
+//!     this mirror decoded since the key was created, and is not convergent; [`BadValues::Drop`] is.
+//! 11. **C11 Input never panics.** Whatever etcd or a proxy sends: a typed error or a documented
+//!     tolerance. Panics are for bugs of the caller, documented, with the caller's location.
+//!
+//! # How it is built
+//!
+//! ```text
+//! driver   Mirror (decides without I/O; a thin async shell executes)  ->  Source: etcd, or the fake
+//! locked   Writer -> KeySpace -> { observers, waits, status }
+//! pure     batch -> delta      view -> packed storage      decode
+//! words    range   event   entry   error
+//! ```
+//!
+//! Imports go down only. [`Mirror`] owns the [`Writer`], the only type that changes a key space; a
+//! [`KeySpace`] is a handle that is cheap to clone. Read guards, snapshots and observers all give the
+//! same `&View<T>`. [`Builder::start`] spawns the mirror; [`Builder::build`] gives the handle before the
+//! load and leaves the mirror to you; [`Builder::writer`] and [`KeySpace::from_entries`] do without a
+//! source, for tests.
+//!
+//! # Batches
+//!
+//! When nothing was applied within the last [`apply_delay`](Builder::apply_delay) (30 ms), a response is
+//! applied at once; under steady load there is one batch per delay. What is queued is applied at once
+//! when somebody waits for a revision in it, at the queue's [bounds](Builder::queue_bounds), and before
+//! progress moves `confirmed`.
+//!
+//! # Waiting
+//!
+//! [`wait_for_revision`](KeySpace::wait_for_revision), [`read_at`](KeySpace::read_at) and
+//! [`snapshot_at`](KeySpace::snapshot_at) wait until the view is complete through a revision, such as
+//! that of your own write. [`sync`](KeySpace::sync) asks etcd for its revision first.
+//! [`wait_until`](KeySpace::wait_until) waits for a condition, [`updated`](KeySpace::updated) for any
+//! change. While somebody waits and no event comes, the mirror asks etcd for progress about every
+//! 100 ms. A wait that could never end, since its thread holds a guard of the same key space, panics and
+//! says so.
+//!
+//! # Observers and derived state
+//!
+//! [`observe`](KeySpace::observe) registers a function, [`derive`](KeySpace::derive) a function with
+//! state. The state is reached through a [guard](ReadGuard::derived) or a [later
+//! observer](Earlier::derived) only, so nobody sees it apart from its data. A late observer is first
+//! shown everything as added. One that panics is not called again: its state is poisoned, the others and
+//! the data go on, and the status names it.
+//!
+//! # Reconnects and reloads
+//!
+//! After a failure the mirror takes the next endpoint, with delays that double and are reset by an event
+//! or progress only. It proves that the endpoint serves the history the data is of (cluster, revision,
+//! the last known change), and resumes *at* its position, dropping what it has. When the position is
+//! compacted, or an event does not continue what is known, it reads everything anew beside the data that
+//! is served, and shows the exact difference in one step. A store restored from a backup is read under a
+//! new [`epoch`](View::epoch); revisions compare only within one. What to do then, and when another
+//! cluster answers, is [yours to choose](OnHistoryChange).
+//!
+//! # Trade-offs
+//!
+//! - **Memory.** Every entry of the prefix is in memory: an allocation with the key (up to 48 bytes of
+//!   it inline), your value and etcd's numbers, and some bytes of columns around it. A snapshot keeps
+//!   what was replaced since it was taken. [`stats`](KeySpace::stats) estimates.
+//! - **Writes.** A batch copies the parts of the storage that it touches, which are of bounded size, so
+//!   it costs its events and not the number of keys. A reload costs a pass over everything, outside the
+//!   lock.
+//! - **Readers can delay the writer.** A guard held for long delays the next batch, and with it every
+//!   waiter and later reader. Keep guards short, or take a snapshot.
+//! - **Observers delay readers.** They run under the write lock, so they should cost what changed.
+//! - **Throughput over latency under load.** A change within 30 ms of the last batch waits for the rest
+//!   of that time, unless somebody waits for it.
+//!
+//! # Features
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `json` | yes | `json()`, a decoder for JSON values |
+//! | `test-util` | | `testing`, an in-process etcd for tests of code that uses a key space |
+//! | `tls`, `tls-aws-lc`, `tls-native-roots`, `tls-webpki-roots` | | TLS of `etcd-client`, under its names |
+//!
+//! Building needs the protobuf compiler `protoc`, for the build script of `etcd-client`.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod batch;
 mod builder;
@@ -48,3 +194,8 @@ pub use status::{Counters, LoadProgress, ProgressBy, State, Stats, Status};
 pub use view::{Entries, OutsideRange, Range, View};
 pub use wait::WaitError;
 pub use writer::{Applied, LoadError, Writer};
+
+/// Compiles the examples of the README, all of whose features are needed.
+#[cfg(all(doctest, feature = "json", feature = "test-util"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

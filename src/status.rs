@@ -129,7 +129,7 @@ pub struct Status {
     pub endpoint: Option<String>,
     /// How progress is learned.
     pub progress_by: ProgressBy,
-    /// How far the load has come, while one is under way.
+    /// How far the load under way has come; between loads, how large the last one was.
     pub load: Option<LoadProgress>,
     /// Keys whose newest value could not be decoded.
     pub rejected: usize,

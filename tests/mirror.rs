@@ -403,6 +403,12 @@ async fn c7_the_age_of_the_data_is_renewed_in_silence_and_grows_without_etcd() {
         tokio::time::sleep(500 * MS).await;
         assert!(ks.status().is_fresh(1_100 * MS), "{:?}", ks.status());
     }
+    // Events that keep coming must not put the question off.
+    for _ in 0..100 {
+        etcd.put("/k/busy", "1");
+        tokio::time::sleep(100 * MS).await;
+        assert!(ks.status().is_fresh(1_200 * MS), "{:?}", ks.status());
+    }
     etcd.faults().down();
     tokio::time::sleep(5_000 * MS).await;
     let status = ks.status();

@@ -19,8 +19,10 @@ pub(super) struct Freshness {
     awaiting: Option<Instant>,
     /// When progress, or a count, was last asked for.
     last_asked: Option<Instant>,
-    /// When the next check in silence is due.
+    /// When progress is asked for next in silence.
     next_check: Option<Instant>,
+    /// When the store's revision is asked for next, events or not: the data's age hangs on it.
+    next_read: Option<Instant>,
     /// The ticket that the revision read under way covers.
     reading: Option<u64>,
     counting: bool,
@@ -30,6 +32,8 @@ pub(super) struct Freshness {
     behind_since: Option<Instant>,
     /// The watch has answered a progress request.
     answered: bool,
+    /// The watch has brought an event or an answer.
+    proven: bool,
     /// A linearizable revision and when it was asked for, until the cursor reaches it.
     pub(super) as_of: Option<(Revision, Instant)>,
     /// Progress to be published once what was queued before it is applied (C2).
@@ -76,6 +80,7 @@ impl Machine {
         self.report.last_contact = Some(now);
         self.fresh.awaiting = None;
         self.fresh.next_check = Some(now + self.options.check_interval);
+        self.fresh.proven |= !response.created;
         if response.compact_revision > 0 {
             self.compacted(now);
         } else if response.canceled {
@@ -118,6 +123,7 @@ impl Machine {
         self.act(Action::Watching);
         // Asked at once: the answer is the proof that the watch works.
         self.fresh.next_check = Some(now);
+        self.fresh.next_read = Some(now);
     }
 
     /// A progress notification: complete through the header's revision, once everything that was
@@ -188,11 +194,19 @@ impl Machine {
             self.read_revision(now, ticket);
             self.ask_progress(now);
         }
-        if self.fresh.next_check.is_some_and(|due| due <= now) {
-            self.fresh.next_check = Some(now + self.options.check_interval);
+        if self.fresh.next_read.is_some_and(|due| due <= now) {
+            self.fresh.next_read = Some(now + self.options.check_interval);
             if self.fresh.reading.is_none() {
                 self.read_revision(now, 0);
             }
+        }
+        if self.fresh.next_check.is_some_and(|due| due <= now) {
+            // A new watch drops requests until it has caught up, so it is asked until it speaks.
+            let counts = self.progress_by() == ProgressBy::Count;
+            let quiet = self.fresh.proven || counts;
+            let pause =
+                if quiet { self.options.check_interval } else { self.options.demand_interval };
+            self.fresh.next_check = Some(now + pause);
             self.ask_progress(now);
         }
         if self.dead_at().is_some_and(|dead| dead <= now) {
@@ -215,7 +229,10 @@ impl Machine {
     pub(super) fn freshness_deadline(&self) -> Option<Instant> {
         let demanded = self.demand.lowest.is_some_and(|revision| revision > self.known.cursor);
         let ask = if demanded { self.ask_due() } else { None };
-        [ask, self.fresh.next_check, self.dead_at()].into_iter().flatten().min()
+        [ask, self.fresh.next_check, self.fresh.next_read, self.dead_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn ask_progress(&mut self, now: Instant) {

@@ -73,7 +73,9 @@ impl Machine {
         if self.phase != Phase::Loading || !self.streaming {
             return;
         }
-        self.report.last_contact = Some(now);
+        if result.is_ok() {
+            self.report.last_contact = Some(now);
+        }
         let Some(pager) = &mut self.pager else { return };
         match result.and_then(|chunk| pager.chunk(chunk)) {
             Ok(Step::More(kvs)) => {
@@ -118,7 +120,6 @@ impl Machine {
             return;
         }
         self.pager = None;
-        self.report.load = None;
         match result {
             Ok(applied) => {
                 self.report.counters.loads += 1;
