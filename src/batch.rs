@@ -181,9 +181,13 @@ where
     let mut arrivals = arrivals.into_iter().peekable();
     while let Some(first) = arrivals.next() {
         let mut history = History::new(known, first.event.key());
-        history.step(first, &mut batch)?;
-        while let Some(next) = arrivals.next_if(|next| next.event.key() == history.key()) {
-            history.step(next, &mut batch)?;
+        let mut arrival = Some(first);
+        while let Some(this) = arrival {
+            arrival = arrivals.next_if(|next| next.event.key() == history.key());
+            let revision = this.event.mod_revision();
+            let superseded =
+                arrival.as_ref().is_some_and(|next| next.event.mod_revision() == revision);
+            history.step(this, superseded, &mut batch)?;
         }
         if history.touched {
             batch.keys.push(history.sum);
@@ -288,10 +292,18 @@ impl History {
         &self.sum.key
     }
 
-    fn step(&mut self, arrival: Arrival, batch: &mut Batch) -> Result<(), ApplyError> {
+    /// Judges and takes the next event of the key. `superseded`: another event of the key and the
+    /// same revision follows, so there is no effect of this one to look for.
+    fn step(
+        &mut self,
+        arrival: Arrival,
+        superseded: bool,
+        batch: &mut Batch,
+    ) -> Result<(), ApplyError> {
         let Arrival { event, redelivered } = arrival;
         let mod_revision = event.mod_revision();
-        if redelivered && (self.continuity == Continuity::Lenient || self.has_effect_of(&event)) {
+        let lenient = self.continuity == Continuity::Lenient;
+        if redelivered && (lenient || superseded || self.has_effect_of(&event)) {
             return Ok(());
         }
         let repeated = matches!(event, Event::Delete { .. })
@@ -299,7 +311,6 @@ impl History {
             && self.last == Some(mod_revision);
         if repeated {
             // One transaction can delete a key twice; the second has no effect.
-            batch.duplicates += 1;
             return Ok(());
         }
         let reason = if redelivered { Some(Break::ModRevision) } else { self.break_of(&event) };

@@ -105,7 +105,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         }
         view.entries = packed.finish();
         view.confirmed = view.revision;
-        shared.publish(view, Changes::Compare, DeltaOrigin::Load);
+        shared.publish(view, Changes::AllAdded, DeltaOrigin::Load);
         shared.waits.end(StopReason::Shutdown);
         Ok(KeySpace::new(shared))
     }

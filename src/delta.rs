@@ -74,6 +74,7 @@ impl<T> Change<T> {
 
     /// The entry after the step.
     #[must_use]
+    #[allow(clippy::new_ret_no_self, reason = "the counterpart of `old`")]
     pub fn new(&self) -> Option<&Arc<Entry<T>>> {
         match self {
             Change::Removed(_) => None,

@@ -122,7 +122,12 @@ impl<T> Edits<T> {
         };
         match outcome.rejected {
             Some((numbers, error)) => {
-                let since = was_rejected.map_or(self.now, |rejected| rejected.value().since);
+                let since = match (&outcome.shown, was_rejected) {
+                    // A good value lay in between, or the key was created anew.
+                    (Shown::Entry(_), _) | (_, None) => self.now,
+                    (_, Some(was)) if was.create_revision() != numbers.create_revision => self.now,
+                    (_, Some(was)) => was.value().since,
+                };
                 let rejection = Rejection { error: Arc::new(error), since, shown: shows };
                 self.hidden += usize::from(!shows);
                 let entry = Entry::decoded(key, numbers, rejection);
@@ -192,6 +197,7 @@ pub(crate) struct Loading<T> {
     /// Whether equal numbers mean equal values: true within one history only.
     same_history: bool,
     last: Option<Vec<u8>>,
+    newest: Revision,
 }
 
 /// A page does not continue the read: its keys do not ascend, or are not of the range.
@@ -217,6 +223,7 @@ impl<T: 'static> Loading<T> {
             fresh: (base.known_keys() == 0).then(Builder::new),
             same_history,
             last: None,
+            newest: 0,
         }
     }
 
@@ -230,6 +237,7 @@ impl<T: 'static> Loading<T> {
             let last = self.last.get_or_insert_default();
             last.clear();
             last.extend_from_slice(&kv.key);
+            self.newest = self.newest.max(kv.mod_revision);
             self.key(kv);
         }
         Ok(())
@@ -279,25 +287,31 @@ impl<T: 'static> Loading<T> {
         }
     }
 
-    /// The view as of `revision`; its revision moves only when something changed (C1).
-    pub(crate) fn finish(mut self, revision: Revision) -> View<T> {
+    /// The greatest `mod_revision` among the keys so far.
+    pub(crate) fn newest(&self) -> Revision {
+        self.newest
+    }
+
+    /// The view as of `revision`, which moves its revision only when something changed (C1), with
+    /// the exact changes; without them when nothing was shown before, so that all is added.
+    pub(crate) fn finish(mut self, revision: Revision) -> (View<T>, Option<Vec<Change<T>>>) {
         if self.fresh.is_none() {
             self.remove_until(None);
         }
         let first = self.base.revision == 0;
-        let edited = !self.edits.changes.is_empty() || !self.edits.rejected.is_empty();
-        let fresh = self.fresh.take().map(Builder::finish).filter(|fresh| fresh.len() > 0);
-        let changed = first || edited || fresh.is_some();
-        let (mut view, _) = self.edits.finish();
-        if let Some(fresh) = fresh {
-            // The base was empty, so only rejected values went through the edits.
+        let edited = !self.edits.entries.is_empty() || !self.edits.rejected.is_empty();
+        let (mut view, changes) = self.edits.finish();
+        let mut changes = Some(changes);
+        if let Some(fresh) = self.fresh.take().map(Builder::finish).filter(|f| f.len() > 0) {
+            // Nothing was shown before, so only rejected values went through the edits.
             view.entries = fresh;
+            changes = None;
         }
-        if changed || !self.same_history {
+        if first || edited || changes.is_none() || !self.same_history {
             view.revision = revision;
         }
         view.confirmed = revision;
-        view
+        (view, changes)
     }
 }
 

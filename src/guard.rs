@@ -46,7 +46,7 @@ pub(crate) fn record(longest: &AtomicU64, start: Instant) {
 ///
 /// A second guard of the same key space on the same thread is fine.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// fn assert_send<S: Send>(_: S) {}
 /// fn check(ks: &etcd_keyspace::KeySpace<u32>) {
 ///     assert_send(ks.read());
@@ -59,6 +59,24 @@ pub(crate) fn record(longest: &AtomicU64, start: Instant) {
 ///     let view = ks.read();
 ///     other().await; // the guard would be held across this
 ///     println!("{}", view.len());
+/// }
+/// fn spawn(ks: etcd_keyspace::KeySpace<u32>) {
+///     tokio::spawn(handler(ks));
+/// }
+/// ```
+///
+/// In a scope of its own it is no obstacle (a mere `drop` before the `.await` is not enough for the
+/// compiler):
+///
+/// ```
+/// async fn other() {}
+/// async fn handler(ks: etcd_keyspace::KeySpace<u32>) {
+///     let len = {
+///         let view = ks.read();
+///         view.len()
+///     };
+///     other().await;
+///     println!("{len}");
 /// }
 /// fn spawn(ks: etcd_keyspace::KeySpace<u32>) {
 ///     tokio::spawn(handler(ks));

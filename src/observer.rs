@@ -107,7 +107,11 @@ impl<T> Observers<T> {
         poisoned.collect()
     }
 
+    /// The state of `token`, as a reader sees it: a removed observer is gone at once.
     pub(crate) fn derived<S: 'static>(&self, token: &Derived<S>) -> Result<&S, DerivedError> {
+        if token.observer.removed.load(Ordering::Acquire) {
+            return Err(DerivedError::NotHere);
+        }
         find(&self.slots, token)
     }
 }
@@ -116,8 +120,7 @@ fn find<'a, T, S: 'static>(
     slots: &'a [Slot<T>],
     token: &Derived<S>,
 ) -> Result<&'a S, DerivedError> {
-    let removed = |slot: &&Slot<T>| !slot.removed.load(Ordering::Acquire);
-    let slot = slots.iter().find(|slot| slot.id == token.observer.id).filter(removed);
+    let slot = slots.iter().find(|slot| slot.id == token.observer.id);
     let slot = slot.ok_or(DerivedError::NotHere)?;
     if let Some(message) = &slot.poisoned {
         return Err(DerivedError::Poisoned {
@@ -195,6 +198,7 @@ impl<T> Earlier<'_, T> {
     /// [`DerivedError::Poisoned`] after a panic of that observer; [`DerivedError::NotHere`] when it
     /// was removed, is registered later, or is of another key space.
     pub fn try_derived<S: 'static>(&self, token: &Derived<S>) -> Result<&S, DerivedError> {
+        // Removed during this step, it is here to its end: removal takes effect after the step.
         find(self.slots, token)
     }
 }

@@ -37,8 +37,8 @@ pub(crate) struct Shared<T> {
 pub(crate) enum Changes<T> {
     /// Worked out while the view was built.
     Known(Vec<Change<T>>),
-    /// To be found by comparing the views, if anybody observes.
-    Compare,
+    /// Nothing was shown before, so everything is added: listed only if anybody observes.
+    AllAdded,
 }
 
 impl<T: Send + Sync + 'static> Shared<T> {
@@ -60,11 +60,17 @@ impl<T: Send + Sync + 'static> Shared<T> {
         std::ptr::from_ref(self).addr()
     }
 
+    /// Panics where this thread would wait for itself.
+    #[track_caller]
+    fn refuse(&self, what: &str) {
+        reentry::refuse_in_observer(self.id(), what);
+        reentry::refuse_under_guard(self.id(), what);
+    }
+
     /// Takes the lock for writing, or panics where this thread would wait for itself.
     #[track_caller]
     fn write(&self, what: &str) -> RwLockWriteGuard<'_, Locked<T>> {
-        reentry::refuse_in_observer(self.id(), what);
-        reentry::refuse_under_guard(self.id(), what);
+        self.refuse(what);
         let start = Instant::now();
         let locked = self.locked.write();
         guard::record(&self.times.longest_write_wait, start);
@@ -76,39 +82,36 @@ impl<T: Send + Sync + 'static> Shared<T> {
     /// Only the writer calls it, so the view that is replaced is the one `next` was built from.
     #[track_caller]
     pub(crate) fn publish(&self, next: View<T>, changes: Changes<T>, origin: DeltaOrigin) {
+        // Before any lock: here even a read would wait for this thread itself.
+        self.refuse("applying");
         let (from, to) = (self.locked.read().view.revision, next.revision);
         let first = !self.waits.published().loaded;
-        let mut next = Some(next);
-        let mut delta = match changes {
-            Changes::Known(changes) => Some(Delta { changes, origin, from, to }),
-            Changes::Compare => None,
-        };
-        let mut locked = loop {
-            let locked = self.write("applying");
-            match (&delta, &next) {
-                (None, Some(next)) if !locked.observers.is_empty() => {
-                    // The comparison may be long, so it is made outside the lock; only the writer
-                    // changes the view, so it stays true.
-                    let old = locked.view.share();
-                    RwLockWriteGuard::unlock_fair(locked);
-                    delta = Some(Delta { changes: next.changes_since(&old), origin, from, to });
-                }
-                _ => break locked,
+        let (changed, mut delta) = match changes {
+            Changes::Known(changes) => {
+                (!changes.is_empty(), Some(Delta { changes, origin, from, to }))
             }
+            Changes::AllAdded => (!next.is_empty(), None),
         };
+        let mut locked = self.write("applying");
+        if delta.is_none() && !locked.observers.is_empty() {
+            // The list may be long, so it is made outside the lock. Whoever registers meanwhile is
+            // shown the view before, so the list is theirs too.
+            RwLockWriteGuard::unlock_fair(locked);
+            delta = Some(Delta { changes: all_added(&next), origin, from, to });
+            locked = self.write("applying");
+        }
         let start = Instant::now();
         let removed = locked.observers.purge();
         let Locked { view, observers } = &mut *locked;
-        let old = next.take().map(|next| std::mem::replace(view, next));
+        let old = std::mem::replace(view, next);
         if let Some(delta) = delta.as_ref().filter(|delta| !delta.is_empty()) {
             observers.run(self.id(), delta, view);
         }
         let (revision, confirmed, epoch) = (view.revision, view.confirmed, view.epoch);
         guard::record(&self.times.longest_write_hold, start);
         RwLockWriteGuard::unlock_fair(locked);
-        let changed = first || delta.as_ref().map_or(from != revision, |delta| !delta.is_empty());
         drop((old, delta, removed));
-        self.waits.publish(revision, confirmed, epoch, changed);
+        self.waits.publish(revision, confirmed, epoch, first || changed);
     }
 
     /// Moves `confirmed` alone; the caller has proof (C2).
@@ -125,8 +128,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
     /// Registers an observer and shows it what is already there.
     #[track_caller]
     pub(crate) fn register(self: &Arc<Self>, slot: Slot<T>) -> Observer {
-        reentry::refuse_in_observer(self.id(), "registering an observer");
-        reentry::refuse_under_guard(self.id(), "registering an observer");
+        self.refuse("registering an observer");
         let space: Weak<Self> = Arc::downgrade(self);
         let handle = slot.observer(space);
         let mut slot = Some(slot);
@@ -152,14 +154,9 @@ impl<T: Send + Sync + 'static> Shared<T> {
         handle
     }
 
-    /// Refuses to wait where the wait could never end.
-    fn refuse_to_wait(&self) {
-        reentry::refuse_in_observer(self.id(), "waiting");
-        reentry::refuse_under_guard(self.id(), "waiting");
-    }
-
+    /// A wait, refused once it would be pending where it could never end.
     pub(crate) fn wait(&self, awaited: Awaited) -> Wait<'_> {
-        Wait::new(&self.waits, awaited, || self.refuse_to_wait())
+        Wait::new(&self.waits, awaited, || self.refuse("waiting"))
     }
 
     #[track_caller]
@@ -175,9 +172,14 @@ impl<T: Send + Sync + 'static> Shared<T> {
 }
 
 /// All entries of a view, as added.
+fn all_added<T>(view: &View<T>) -> Vec<Change<T>> {
+    view.iter().map(|entry| Change::Added(Arc::clone(entry))).collect()
+}
+
+/// What an observer is shown when it is registered.
 fn everything<T>(view: &View<T>) -> Delta<T> {
-    let changes = view.iter().map(|entry| Change::Added(Arc::clone(entry))).collect();
-    Delta { changes, origin: DeltaOrigin::Registration, from: 0, to: view.revision }
+    let origin = DeltaOrigin::Registration;
+    Delta { changes: all_added(view), origin, from: 0, to: view.revision }
 }
 
 impl<T: Send + Sync + 'static> Purge for Shared<T> {

@@ -236,11 +236,12 @@ impl<T> View<T> {
     /// [`OutsideRange`] when the view cannot know all keys of the range.
     pub fn try_range(&self, range: impl Into<KeyRange>) -> Result<Range<'_, T>, OutsideRange> {
         let asked = range.into();
-        let low = asked.start().is_empty() || asked.start() >= self.mirrored.start();
-        let high = match (asked.end(), self.mirrored.end()) {
-            (Some(asked), Some(mirrored)) => asked <= mirrored,
-            _ => true,
-        };
+        let (start, end) = (self.mirrored.start(), self.mirrored.end());
+        // An open end means as far as is mirrored; a bound that is given must lie within, also the
+        // only one: beyond it nothing is known.
+        let within = |bound: &[u8]| start <= bound && end.is_none_or(|end| bound <= end);
+        let low = asked.start().is_empty() || within(asked.start());
+        let high = asked.end().is_none_or(within);
         if (low && high) || asked.is_empty() {
             Ok(Range { slice: self.entries.slice(asked.start(), asked.end()) })
         } else {

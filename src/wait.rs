@@ -351,3 +351,6 @@ impl fmt::Debug for Wait<'_> {
         f.debug_struct("Wait").field("awaited", &self.awaited).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,6 +44,14 @@ pub enum LoadError {
         /// The key.
         key: Vec<u8>,
     },
+    /// The read's revision is below that of a key in it. Read again elsewhere; report the server.
+    #[error("read at revision {header} has a key of revision {entry}")]
+    HeaderBehind {
+        /// The revision of the read.
+        header: Revision,
+        /// The revision of the key.
+        entry: Revision,
+    },
     /// The read is older than what is confirmed, and nothing may go back within an epoch (C6). Read
     /// at a newer revision.
     #[error("read at revision {got} is behind {confirmed}")]
@@ -180,12 +188,19 @@ impl<T: Send + Sync + 'static> Writer<T> {
                 return Err(LoadError::ClusterMismatch { expected, got: header.cluster_id });
             }
         }
+        if loading.newest() > header.revision {
+            let (header, entry) = (header.revision, loading.newest());
+            return Err(LoadError::HeaderBehind { header, entry });
+        }
         self.note_member(Some(header));
-        let mut next = loading.finish(header.revision);
+        let (mut next, changes) = loading.finish(header.revision);
         next.cluster_id = Some(header.cluster_id);
         next.epoch += u64::from(!same_history);
-        self.publish(next, Changes::Compare, DeltaOrigin::Load);
+        let changed = changes.as_ref().map_or(next.len(), Vec::len);
+        let changes = changes.map_or(Changes::AllAdded, Changes::Known);
+        self.publish(next, changes, DeltaOrigin::Load);
         Ok(Applied {
+            changes: changed,
             revision: self.view.revision,
             confirmed: self.view.confirmed,
             ..Applied::default()
@@ -245,3 +260,6 @@ impl<T: Send + Sync + 'static> fmt::Debug for Writer<T> {
         f.debug_struct("Writer").field("view", &self.view).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! Loads of another history: a new epoch, the exact difference, and nobody left waiting.
+
+use std::pin::{Pin, pin};
+use std::sync::Mutex;
+use std::task::{Context, Poll, Waker};
+
+use super::*;
+use crate::delta::Change;
+use crate::keyspace::KeySpace;
+use crate::wait::WaitError;
+
+fn kv(key: &str, create_revision: Revision, mod_revision: Revision, version: i64) -> RawKeyValue {
+    let (key, value) = (key.into(), version.to_string().into_bytes());
+    RawKeyValue { key, value, create_revision, mod_revision, version, lease: 0 }
+}
+
+fn header(revision: Revision) -> Header {
+    Header { cluster_id: 1, member_id: 1, revision, raft_term: 1 }
+}
+
+/// At revision 9 of its first epoch, confirmed through 12.
+fn space() -> (KeySpace<Vec<u8>>, Writer<Vec<u8>>) {
+    let (ks, mut writer) = KeySpace::builder("/").unwrap().bytes().writer();
+    writer.load(header(9), vec![kv("/a", 2, 4, 2), kv("/b", 3, 3, 1), kv("/c", 5, 9, 4)]).unwrap();
+    writer.confirm(12);
+    (ks, writer)
+}
+
+/// Shows a complete read of another history.
+fn restore<T: Send + Sync + 'static>(
+    writer: &mut Writer<T>,
+    header: Header,
+    kvs: Vec<RawKeyValue>,
+) -> Result<Applied, LoadError> {
+    let mut loading = writer.begin_load(false);
+    loading.page(kvs).unwrap();
+    writer.finish_load(loading, header, false)
+}
+
+fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn c6_t18_another_history_begins_a_new_epoch_and_may_go_back() {
+    let (ks, mut writer) = space();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let observed = Arc::clone(&seen);
+    ks.observe(move |delta, view, _| {
+        let changes: Vec<_> =
+            delta.iter().map(|change: &Change<_>| format!("{change:?}")).collect();
+        observed.lock().unwrap().push((view.epoch(), delta.to_revision(), changes.join(" ")));
+    });
+    seen.lock().unwrap().clear();
+    // The same numbers may carry another value, so nothing is taken for unchanged.
+    let kvs = vec![kv("/a", 2, 4, 2), kv("/c", 6, 6, 1)];
+    let applied = restore(&mut writer, header(7), kvs).unwrap();
+    assert_eq!((applied.changes, applied.revision, applied.confirmed), (3, 7, 7));
+    let view = ks.snapshot();
+    assert_eq!((view.epoch(), view.revision(), view.confirmed(), view.len()), (2, 7, 7, 2));
+    let changes = "Updated(/a) Removed(/b) Replaced(/c)".to_owned();
+    assert_eq!(*seen.lock().unwrap(), [(2, 7, changes)]);
+    assert_eq!((ks.status().epoch, ks.status().revision), (2, 7));
+}
+
+#[test]
+fn another_history_may_be_of_another_cluster() {
+    let (ks, mut writer) = space();
+    restore(&mut writer, Header { cluster_id: 2, ..header(3) }, vec![]).unwrap();
+    assert_eq!((ks.read().cluster_id(), ks.read().len(), ks.read().epoch()), (Some(2), 0, 2));
+    // But not have keys of its own future.
+    let refused = restore(&mut writer, header(3), vec![kv("/a", 4, 4, 1)]).unwrap_err();
+    assert_eq!(refused, LoadError::HeaderBehind { header: 3, entry: 4 });
+    assert_eq!(ks.read().epoch(), 2);
+}
+
+#[test]
+fn t53_c8_waits_of_the_old_epoch_fail_and_new_ones_count_anew() {
+    let (ks, mut writer) = space();
+    let mut revision = pin!(ks.wait_for_revision(13));
+    let mut snapshot = pin!(ks.snapshot_at(13));
+    let mut asking = pin!(ks.sync());
+    let mut updated = pin!(ks.updated());
+    let mut until = pin!(ks.wait_until(|view| (view.epoch() == 2).then_some(view.len())));
+    assert!(poll(revision.as_mut()).is_pending() && poll(snapshot.as_mut()).is_pending());
+    assert!(poll(asking.as_mut()).is_pending() && poll(until.as_mut()).is_pending());
+    restore(&mut writer, header(20), vec![kv("/a", 2, 4, 2)]).unwrap();
+    let results = [poll(revision), poll(snapshot).map(|result| result.map(|_| 0)), poll(asking)];
+    for result in results {
+        let changed = Poll::Ready(Err::<(), _>(WaitError::HistoryChanged { was: 1, now: 2 }));
+        assert_eq!(format!("{result:?}"), format!("{changed:?}"));
+    }
+    assert!(matches!(poll(updated.as_mut()), Poll::Ready(Ok(20))));
+    assert!(matches!(poll(until), Poll::Ready(Ok(1))));
+    assert!(matches!(poll(pin!(ks.wait_for_revision(13))), Poll::Ready(Ok(20))));
+}
+
+/// A new history with the very same revision is a change all the same.
+#[test]
+fn another_history_at_the_same_revision_wakes_who_waits_for_a_change() {
+    let (ks, mut writer) = space();
+    let mut updated = pin!(ks.updated());
+    restore(&mut writer, header(9), vec![kv("/z", 9, 9, 1)]).unwrap();
+    assert!(matches!(poll(updated.as_mut()), Poll::Ready(Ok(9))));
+}
+
+/// Values rejected in one history are not shown by what another one had before.
+#[test]
+fn c10_nothing_of_another_history_is_kept_for_a_bad_value() {
+    let decoder = |kv: RawKeyValue| String::from_utf8(kv.value);
+    let (ks, mut writer) = KeySpace::builder("/").unwrap().decoder(decoder).writer();
+    writer.load(header(9), vec![kv("/a", 2, 4, 2)]).unwrap();
+    let bad = RawKeyValue { value: vec![0xff], ..kv("/a", 2, 5, 3) };
+    // Of the same history the older value stays.
+    writer.load(header(10), vec![bad.clone()]).unwrap();
+    assert_eq!((ks.read().len(), ks.rejected()[0].shows_older), (1, true));
+    restore(&mut writer, header(10), vec![bad]).unwrap();
+    assert_eq!((ks.read().len(), ks.rejected()[0].shows_older), (0, false));
+}
+
+/// Known keys are what etcd has: entries, and rejected keys that show none (C10).
+#[test]
+fn c10_known_keys_count_what_etcd_has() {
+    let decoder = |kv: RawKeyValue| String::from_utf8(kv.value);
+    let (_ks, mut writer) = KeySpace::builder("/").unwrap().decoder(decoder).writer();
+    let bad = |kv| RawKeyValue { value: vec![0xff], ..kv };
+    let known = |writer: &Writer<String>| writer.view().known_keys();
+    writer.load(header(9), vec![bad(kv("/a", 2, 4, 2)), kv("/b", 3, 3, 1)]).unwrap();
+    assert_eq!((known(&writer), writer.view().len()), (2, 1));
+    // `/a` is mended, `/b` keeps an older value, `/c` is new and bad.
+    let kvs = vec![kv("/a", 2, 10, 3), bad(kv("/b", 3, 11, 2)), bad(kv("/c", 12, 12, 1))];
+    writer.load(header(12), kvs.clone()).unwrap();
+    assert_eq!((known(&writer), writer.view().len()), (3, 2));
+    writer.load(header(13), kvs[..2].to_vec()).unwrap();
+    assert_eq!((known(&writer), writer.view().len()), (2, 2));
+    let deletes = [("/a", 14), ("/b", 15)]
+        .map(|(key, mod_revision)| crate::event::Event::Delete { key: key.into(), mod_revision });
+    let response =
+        WatchResponse { header: Some(header(15)), events: deletes.into(), ..Default::default() };
+    writer.apply(vec![response]).unwrap();
+    assert_eq!((known(&writer), writer.view().len()), (0, 0));
+}
