@@ -207,8 +207,11 @@ impl Machine {
         match purpose {
             Purpose::Identify { asked } => self.identified(now, asked, result),
             Purpose::Probe => self.probed(now, result),
+            Purpose::Census => self.census_taken(now, result),
             Purpose::Page => self.page(now, result),
-            Purpose::Revision { asked, ticket } => self.revision_read(now, asked, ticket, result),
+            Purpose::Revision { cursor, asked, ticket } => {
+                self.revision_read(now, cursor, asked, ticket, result);
+            }
             Purpose::Barrier { cursor, asked } => self.barrier(now, cursor, asked, result),
         }
     }
@@ -381,7 +384,10 @@ impl Machine {
         self.queue.drop_fragments();
         self.flush(None);
         self.act(Action::CloseWatch);
-        self.fresh.reset();
+        if self.fresh.reset() {
+            // The whole endpoint was silent, which says nothing about its progress requests.
+            self.endpoints[self.endpoint].1.no_progress = false;
+        }
     }
 
     /// Has everything read again: at once, or after a delay when the last load proved nothing.

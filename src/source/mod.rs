@@ -57,8 +57,9 @@ pub trait Connection: fmt::Debug + Send + Sync + 'static {
 
     /// Opens a watch stream with one watcher; the `created` answer comes on the stream.
     ///
-    /// Asks for progress notifications and fragments, and requires a leader. The stream has a
-    /// transport of its own, so that unread events never block other requests.
+    /// Asks for progress notifications, for fragments where whole responses are too large, and
+    /// requires a leader. The stream has a transport of its own, so that unread events never block
+    /// other requests.
     fn watch(
         &self,
         range: &KeyRange,

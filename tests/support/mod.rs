@@ -6,6 +6,8 @@
 
 pub mod etcd;
 pub mod proxy;
+pub mod real;
+pub mod verify;
 
 use std::fmt::Debug;
 use std::future::Future;

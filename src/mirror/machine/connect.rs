@@ -106,20 +106,24 @@ impl Machine {
             let error = SourceError::new(SourceErrorKind::Malformed, "another cluster");
             return self.other_cluster(now, expected, header.cluster_id, Arc::new(error));
         }
+        if self.reload.is_some_and(|reload| !reload.same_history) {
+            // Found on an earlier attempt, whose load did not succeed.
+            return self.proceed(now);
+        }
         if header.revision < self.known.cursor {
             return self.history_changed(now, "the store's revision went back");
         }
         self.fresh.as_of = self.fresh.as_of.or(Some((header.revision, asked)));
+        self.phase = Phase::Probing;
         match &self.probe {
             Some(probe) => {
                 let request = RangeRequest {
                     revision: self.known.cursor,
                     ..RangeRequest::new(KeyRange::key(probe.key.as_slice()))
                 };
-                self.phase = Phase::Probing;
                 self.act(Action::Range(Purpose::Probe, request));
             }
-            None => self.proceed(now),
+            None => self.take_census(now),
         }
     }
 
@@ -134,6 +138,40 @@ impl Machine {
                 let found = page.kvs.first();
                 if self.probe.as_ref().is_some_and(|probe| !probe.matches(found)) {
                     return self.history_changed(now, "the last known change is another one");
+                }
+                self.take_census(now);
+            }
+            Err(error) if error.kind() == SourceErrorKind::Compacted => self.compacted(now),
+            Err(error) => self.fail(now, error),
+        }
+    }
+
+    /// The last known change proves the history up to its own revision. Where the cursor went on by
+    /// progress, an older backup has that change too and may have others after it: then the keys as
+    /// of the cursor are counted, as by the count barrier (B13).
+    fn take_census(&mut self, now: Instant) {
+        let proven = self.probe.as_ref().map_or(0, |probe| probe.revision);
+        if proven >= self.known.cursor {
+            return self.proceed(now);
+        }
+        let request = RangeRequest {
+            revision: self.known.cursor,
+            min_mod_revision: proven.saturating_add(1),
+            keys_only: true,
+            limit: 1,
+            ..RangeRequest::new(KeyRange::clone(&self.range))
+        };
+        self.act(Action::Range(Purpose::Census, request));
+    }
+
+    pub(super) fn census_taken(&mut self, now: Instant, result: Result<RangePage, SourceError>) {
+        if self.phase != Phase::Probing {
+            return;
+        }
+        match result {
+            Ok(page) => {
+                if !page.kvs.is_empty() || usize::try_from(page.count) != Ok(self.known.keys) {
+                    return self.history_changed(now, "there are other keys at the known revision");
                 }
                 self.proceed(now);
             }

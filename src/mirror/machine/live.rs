@@ -34,6 +34,8 @@ pub(super) struct Freshness {
     answered: bool,
     /// The watch has brought an event or an answer.
     proven: bool,
+    /// Progress requests are taken to be swallowed, but no count has shown that the rest works.
+    suspecting: bool,
     /// A linearizable revision and when it was asked for, until the cursor reaches it.
     pub(super) as_of: Option<(Revision, Instant)>,
     /// Progress to be published once what was queued before it is applied (C2).
@@ -42,8 +44,11 @@ pub(super) struct Freshness {
 
 impl Freshness {
     /// Forgets what was asked on a watch that is gone; the store's revision stays true.
-    pub(super) fn reset(&mut self) {
+    /// Gives whether it was only suspected that progress requests are swallowed.
+    pub(super) fn reset(&mut self) -> bool {
+        let suspecting = self.suspecting;
         *self = Freshness { as_of: self.as_of, ..Freshness::default() };
+        suspecting
     }
 }
 
@@ -251,12 +256,14 @@ impl Machine {
     fn read_revision(&mut self, now: Instant, ticket: u64) {
         self.fresh.reading = Some(ticket);
         let request = self.revision_request();
-        self.act(Action::Range(Purpose::Revision { asked: now, ticket }, request));
+        let cursor = self.known.cursor;
+        self.act(Action::Range(Purpose::Revision { cursor, asked: now, ticket }, request));
     }
 
     pub(super) fn revision_read(
         &mut self,
         now: Instant,
+        cursor: Revision,
         asked: Instant,
         ticket: u64,
         result: Result<RangePage, SourceError>,
@@ -273,7 +280,8 @@ impl Machine {
             }
             Err(error) => return self.fail(now, error),
         };
-        if self.known.cluster_id != Some(header.cluster_id) || header.revision < self.known.cursor {
+        // The cursor of then: events may have come before this answer.
+        if self.known.cluster_id != Some(header.cluster_id) || header.revision < cursor {
             // Identity is judged when connecting, by more than this one answer.
             let kind = SourceErrorKind::Unavailable;
             let message = "the store's identity or revision does not fit what is known";
@@ -331,6 +339,7 @@ impl Machine {
         if page.kvs.is_empty() && usize::try_from(page.count) == Ok(self.known.keys) {
             self.fresh.behind_since = None;
             self.fresh.awaiting = None;
+            self.fresh.suspecting = false;
             self.proven();
             return self.confirm(now, header.revision);
         }
@@ -358,6 +367,7 @@ impl Machine {
         // It never answered: a gRPC proxy swallows the requests. Count from now on.
         tracing::warn!("progress requests are not answered; completeness is found by counting");
         self.endpoints[self.endpoint].1.no_progress = true;
+        self.fresh.suspecting = true;
         self.report.progress_by = ProgressBy::Count;
         self.fresh.awaiting = None;
         self.count(now);

@@ -54,10 +54,13 @@ pub(crate) enum Purpose {
     Identify { asked: Instant },
     /// The last known change, as of the cursor.
     Probe,
+    /// Whether the keys as of the cursor are as many as known, and none newer than the last change.
+    Census,
     /// A page of a load.
     Page,
     /// The store's revision now, for everybody who drew a ticket up to this one.
-    Revision { asked: Instant, ticket: u64 },
+    /// The cursor was at `cursor` when it was asked for.
+    Revision { cursor: Revision, asked: Instant, ticket: u64 },
     /// The count barrier (B13) over what was known at `cursor`.
     Barrier { cursor: Revision, asked: Instant },
 }

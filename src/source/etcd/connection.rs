@@ -12,7 +12,7 @@ use etcd_client::{Client, Error, KvClient};
 use super::convert;
 use super::error::{refused_since_auth_is_off, translate};
 use super::options::EtcdOptions;
-use super::stream::{EtcdRangeStream, EtcdWatchStream};
+use super::stream::{EtcdRangeStream, EtcdWatchStream, Fragments};
 use crate::event::Revision;
 use crate::range::KeyRange;
 use crate::source::{
@@ -66,31 +66,38 @@ pub(super) struct EtcdConnection {
     client: Arc<Client>,
     kv: KvClient,
     max_message_bytes: usize,
+    fragments: Fragments,
     /// Makes the watch's own client; absent when the watch shares `client`.
     dialer: Option<Dialer>,
 }
 
 impl EtcdConnection {
     /// Connects through `dialer`.
-    pub(super) async fn open(name: String, dialer: Dialer) -> Result<Self, SourceError> {
+    pub(super) async fn open(
+        name: String,
+        dialer: Dialer,
+        fragments: Fragments,
+    ) -> Result<Self, SourceError> {
         let client = dialer.dial().await?;
         let max_message_bytes = dialer.options.max_message_bytes;
-        Ok(EtcdConnection::new(name, client, max_message_bytes, Some(dialer)))
+        Ok(EtcdConnection::new(name, client, max_message_bytes, fragments, Some(dialer)))
     }
 
     /// Uses `client` for everything.
-    pub(super) fn shared(name: String, client: Arc<Client>) -> Self {
-        EtcdConnection::new(name, client, EtcdOptions::DEFAULT_MAX_MESSAGE_BYTES, None)
+    pub(super) fn shared(name: String, client: Arc<Client>, fragments: Fragments) -> Self {
+        let max_message_bytes = EtcdOptions::DEFAULT_MAX_MESSAGE_BYTES;
+        EtcdConnection::new(name, client, max_message_bytes, fragments, None)
     }
 
     fn new(
         name: String,
         client: Arc<Client>,
         max_message_bytes: usize,
+        fragments: Fragments,
         dialer: Option<Dialer>,
     ) -> Self {
         let kv = client.kv_client().max_decoding_message_size(max_message_bytes);
-        EtcdConnection { name, client, kv, max_message_bytes, dialer }
+        EtcdConnection { name, client, kv, max_message_bytes, fragments, dialer }
     }
 }
 
@@ -130,7 +137,8 @@ impl Connection for EtcdConnection {
         range: &KeyRange,
         start_revision: Revision,
     ) -> BoxFuture<'static, Result<Box<dyn WatchStream>, SourceError>> {
-        let (key, options) = convert::watch_options(range, start_revision);
+        let fragments = self.fragments.clone();
+        let (key, options) = convert::watch_options(range, start_revision, fragments.take());
         let max_message_bytes = self.max_message_bytes;
         let shared = self.client.clone();
         let dialer = self.dialer.clone();
@@ -141,7 +149,7 @@ impl Connection for EtcdConnection {
             };
             let mut watch = client.watch_client().max_decoding_message_size(max_message_bytes);
             let stream = watch.watch(key, Some(options)).await.map_err(translate)?;
-            Ok(Box::new(EtcdWatchStream::new(stream, client)) as Box<dyn WatchStream>)
+            Ok(Box::new(EtcdWatchStream::new(stream, client, fragments)) as Box<dyn WatchStream>)
         })
     }
 

@@ -31,14 +31,15 @@ pub(super) fn get_options(request: &RangeRequest) -> (Vec<u8>, GetOptions) {
 }
 
 /// The key and the options of a watcher.
-pub(super) fn watch_options(range: &KeyRange, start: Revision) -> (Vec<u8>, WatchOptions) {
+pub(super) fn watch_options(
+    range: &KeyRange,
+    start: Revision,
+    fragments: bool,
+) -> (Vec<u8>, WatchOptions) {
     let (key, end) = range.request();
-    let options = WatchOptions::new()
-        .with_range(end)
-        .with_start_revision(start)
-        .with_progress_notify()
-        .with_fragment();
-    (key, options)
+    let options =
+        WatchOptions::new().with_range(end).with_start_revision(start).with_progress_notify();
+    (key, if fragments { options.with_fragment() } else { options })
 }
 
 /// A message of a watch stream.
@@ -298,7 +299,8 @@ mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
 
-        let (key, options) = watch_options(&range, 8);
+        assert!(format!("{:?}", watch_options(&range, 8, false).1).contains("fragment: false"));
+        let (key, options) = watch_options(&range, 8, true);
         assert_eq!(key, b"a");
         let text = format!("{options:?}");
         for part in ["start_revision: 8", "progress_notify: true", "fragment: true"] {

@@ -17,6 +17,7 @@ use etcd_client::Client;
 pub use options::EtcdOptions;
 
 use self::connection::{Dialer, EtcdConnection};
+use self::stream::Fragments;
 use super::{BoxFuture, Connection, Source, SourceError, SourceErrorKind, sealed};
 
 /// Real etcd, reached through one or more endpoints.
@@ -30,6 +31,7 @@ use super::{BoxFuture, Connection, Source, SourceError, SourceErrorKind, sealed}
 #[derive(Clone)]
 pub struct Etcd {
     origin: Origin,
+    fragments: Fragments,
 }
 
 #[derive(Clone)]
@@ -54,7 +56,8 @@ impl Etcd {
         options: EtcdOptions,
     ) -> Etcd {
         let endpoints = endpoints.into_iter().map(Into::into).collect();
-        Etcd { origin: Origin::Endpoints { endpoints, options: Arc::new(options) } }
+        let origin = Origin::Endpoints { endpoints, options: Arc::new(options) };
+        Etcd { origin, fragments: Fragments::default() }
     }
 
     /// Etcd behind a client that exists already, with its channel and its settings.
@@ -68,7 +71,7 @@ impl Etcd {
     /// keep-alive. Messages up to [`EtcdOptions::DEFAULT_MAX_MESSAGE_BYTES`] are accepted.
     #[must_use]
     pub fn from_client(client: Client) -> Etcd {
-        Etcd { origin: Origin::Client(Arc::new(client)) }
+        Etcd { origin: Origin::Client(Arc::new(client)), fragments: Fragments::default() }
     }
 }
 
@@ -106,12 +109,14 @@ impl Source for Etcd {
     ) -> BoxFuture<'static, Result<Box<dyn Connection>, SourceError>> {
         let name = self.endpoint_name(index);
         let origin = self.origin.clone();
+        let fragments = self.fragments.clone();
         Box::pin(async move {
             let connection = match origin {
-                Origin::Client(client) => EtcdConnection::shared(name, client),
+                Origin::Client(client) => EtcdConnection::shared(name, client, fragments),
                 Origin::Endpoints { endpoints, options } => {
                     let url = endpoints.get(index).ok_or_else(|| no_endpoint(index))?;
-                    EtcdConnection::open(name, Dialer::new(url.clone(), options)).await?
+                    let dialer = Dialer::new(url.clone(), options);
+                    EtcdConnection::open(name, dialer, fragments).await?
                 }
             };
             Ok(Box::new(connection) as Box<dyn Connection>)
