@@ -27,14 +27,16 @@ pub(crate) struct LockTimes {
     pub(crate) longest_read_hold: AtomicU64,
     pub(crate) longest_write_wait: AtomicU64,
     pub(crate) longest_write_hold: AtomicU64,
+    pub(crate) last_write_hold: AtomicU64,
 }
 
-/// Raises `longest` to the time since `start`.
-pub(crate) fn record(longest: &AtomicU64, start: Instant) {
+/// Raises `longest` to the time since `start`; gives that time.
+pub(crate) fn record(longest: &AtomicU64, start: Instant) -> u64 {
     let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
     if nanos > longest.load(Ordering::Relaxed) {
         longest.fetch_max(nanos, Ordering::Relaxed);
     }
+    nanos
 }
 
 /// A locked view: while it lives, nothing changes.

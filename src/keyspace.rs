@@ -321,6 +321,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
             longest_read_hold: nanos(&times.longest_read_hold),
             longest_write_wait: nanos(&times.longest_write_wait),
             longest_write_hold: nanos(&times.longest_write_hold),
+            last_write_hold: nanos(&times.last_write_hold),
         }
     }
 

@@ -3,7 +3,7 @@
 //! Owns the only places where the lock is taken for writing: publishing a view, moving `confirmed`,
 //! registering and removing observers. Must not know where views come from.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -108,7 +108,8 @@ impl<T: Send + Sync + 'static> Shared<T> {
             observers.run(self.id(), delta, view);
         }
         let (revision, confirmed, epoch) = (view.revision, view.confirmed, view.epoch);
-        guard::record(&self.times.longest_write_hold, start);
+        let held = guard::record(&self.times.longest_write_hold, start);
+        self.times.last_write_hold.store(held, Ordering::Relaxed);
         RwLockWriteGuard::unlock_fair(locked);
         drop((old, delta, removed));
         self.waits.publish(revision, confirmed, epoch, first || changed);

@@ -166,6 +166,8 @@ pub struct Stats {
     pub longest_write_wait: Duration,
     /// The longest time the write lock was held, observers included.
     pub longest_write_hold: Duration,
+    /// How long the write lock was held for the last batch or load, observers included.
+    pub last_write_hold: Duration,
 }
 
 /// What the mirror writes and [`Status`] is made of; instants instead of ages.

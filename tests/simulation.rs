@@ -53,12 +53,8 @@ impl Folded {
             let old = self.entries.remove(change.key());
             assert_eq!(old.map(|old| old.2), change.old().map(|old| old.mod_revision()));
             if let Some(new) = change.new() {
-                let state = (
-                    new.value().clone(),
-                    new.create_revision(),
-                    new.mod_revision(),
-                    new.version(),
-                );
+                let state =
+                    (new.value().clone(), new.create_revision(), new.mod_revision(), new.version());
                 self.entries.insert(new.key().to_vec(), state);
             }
         }
@@ -92,7 +88,8 @@ impl Simulation {
         for n in 0..etcd.random(KEYS) {
             etcd.put(format!("{PREFIX}{n}"), "first");
         }
-        let delay = Duration::from_millis([0, 5, 30, 200][usize::try_from(etcd.random(4)).unwrap()]);
+        let delay =
+            Duration::from_millis([0, 5, 30, 200][usize::try_from(etcd.random(4)).unwrap()]);
         let (ks, mirror) = fake::builder().seed(seed).apply_delay(delay).build(etcd.clone());
         let folded = Arc::new(Mutex::new(Folded::default()));
         let (fold, store) = (Arc::clone(&folded), etcd.clone());

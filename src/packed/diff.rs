@@ -7,8 +7,9 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::Packed;
+use super::group::Group;
 use super::root::{Page, Root};
-use super::run::{Group, Run};
+use super::run::Run;
 use crate::entry::Entry;
 
 /// One key whose entry differs between two versions; at least one side is there.
@@ -95,7 +96,7 @@ impl<'a, T> Cursor<'a, T> {
     }
 
     /// The group that begins here.
-    fn group(&self) -> Option<&'a Group<T>> {
+    fn group(&self) -> Option<&'a Arc<Group<T>>> {
         let run = &self.root.pages().get(self.page)?.runs()[self.run];
         Some(&run.groups()[self.group]).filter(|_| self.entry == 0)
     }
@@ -103,12 +104,12 @@ impl<'a, T> Cursor<'a, T> {
     /// The entry behind this place.
     fn entry(&self) -> Option<&'a Arc<Entry<T>>> {
         let run = &self.root.pages().get(self.page)?.runs()[self.run];
-        Some(&run.groups()[self.group][self.entry])
+        Some(&run.groups()[self.group].entries()[self.entry])
     }
 
     fn advance(&mut self) -> Option<&'a Arc<Entry<T>>> {
         let run = &self.root.pages().get(self.page)?.runs()[self.run];
-        let group = &run.groups()[self.group];
+        let group = run.groups()[self.group].entries();
         let entry = &group[self.entry];
         self.entry += 1;
         if self.entry == group.len() {

@@ -1,15 +1,17 @@
 //! A new version from an old one and a batch of edits.
 //!
-//! Owns what is copied and what is shared, and the bounds on occupancy. The old version is only
-//! read: nothing here needs to own it, and whoever holds it sees no change.
+//! Owns what is copied and what is shared. The old version is only read: nothing here needs to own
+//! it, and whoever holds it sees no change.
 
 use std::iter::Peekable;
 use std::sync::Arc;
 use std::vec;
 
-use super::root::{Page, Root, Tally};
-use super::run::{Run, even_parts, runs_of};
-use super::{Builder, PAGE_FILL, PAGE_MAX, PAGE_MIN, Packed, RUN_MIN};
+use super::group::{Entries, Group};
+use super::pieces::{groups_of, pages_of, runs_of, settle, settle_shared};
+use super::root::{Page, Root};
+use super::run::{Place, Run};
+use super::{Builder, Packed};
 use crate::entry::Entry;
 
 /// One change of a batch.
@@ -39,30 +41,24 @@ impl<T> Packed<T> {
             return built(edits);
         }
         let root = &*self.root;
-        let mut editor = Editor {
-            edits: edits.into_iter().peekable(),
-            tally: root.tally(),
-            changes: Vec::new(),
-        };
-        let mut pages = Vec::with_capacity(root.pages().len() + 1);
-        let mut next = 0;
-        let mut changed = false;
-        while let Some(at) = editor.edits.peek().map(|edit| root.locate(edit.key())) {
-            let page = &root.pages()[at];
-            if let Some(runs) = editor.edit_page(page, |key| root.locate(key) == at) {
-                settle_shared(&mut pages, &root.pages()[next..at]);
-                for part in pages_of(runs, Some(page)) {
-                    settle(&mut pages, part);
-                }
-                next = at + 1;
-                changed = true;
-            }
-        }
-        if !changed {
+        let steps = steps_of(root, edits);
+        if steps.is_empty() {
             return self.clone();
         }
-        settle_shared(&mut pages, &root.pages()[next..]);
-        Packed { root: Arc::new(Root::new(pages, Some(root), editor.tally)) }
+        let mut tally = root.tally();
+        for step in &steps {
+            if let (group, Ok(index)) = step.place {
+                tally.subtract(
+                    &root.pages()[step.page].runs()[step.run].groups()[group].entries()[index],
+                );
+            }
+            if let Edit::Put(entry) = &step.edit {
+                tally.add(entry);
+            }
+        }
+        let mut editor = Editor { steps: steps.into_iter().peekable() };
+        let pages = editor.edit_root(root);
+        Packed { root: Arc::new(Root::new(pages, Some(root), tally)) }
     }
 }
 
@@ -78,173 +74,116 @@ fn built<T>(edits: Vec<Edit<T>>) -> Packed<T> {
     builder.finish()
 }
 
-/// One change of a run: the index it applies to, or inserts before, and the new entry.
-struct Change<T> {
-    place: Result<usize, usize>,
-    entry: Option<Arc<Entry<T>>>,
+/// An edit and where it applies in the old version.
+struct Step<T> {
+    page: usize,
+    run: usize,
+    place: Place,
+    edit: Edit<T>,
 }
 
-/// What goes along while the pieces of a version are visited.
+/// Finds the places of the edits; drops those that change nothing.
+///
+/// Goes level by level, not edit by edit: the cache misses of different edits do not wait for each
+/// other then.
+fn steps_of<T>(root: &Root<T>, edits: Vec<Edit<T>>) -> Vec<Step<T>> {
+    let mut steps: Vec<Step<T>> = Vec::with_capacity(edits.len());
+    for edit in edits {
+        let page = root.locate(edit.key());
+        let run = root.pages()[page].locate(edit.key());
+        steps.push(Step { page, run, place: (0, Err(0)), edit });
+    }
+    for step in &mut steps {
+        step.place.0 = root.pages()[step.page].runs()[step.run].locate(step.edit.key());
+    }
+    for step in &mut steps {
+        let run = &root.pages()[step.page].runs()[step.run];
+        step.place = run.place(step.place.0, step.edit.key());
+    }
+    steps.retain(|step| step.place.1.is_ok() || matches!(step.edit, Edit::Put(_)));
+    steps
+}
+
+/// Takes the steps of a batch in order while it visits the pieces they fall into.
 struct Editor<T> {
-    edits: Peekable<vec::IntoIter<Edit<T>>>,
-    tally: Tally,
-    /// Scratch of the run being edited.
-    changes: Vec<Change<T>>,
+    steps: Peekable<vec::IntoIter<Step<T>>>,
 }
 
 impl<T> Editor<T> {
-    /// Takes the edits that fall into `page`, and gives its new runs unless they changed nothing.
-    fn edit_page(
-        &mut self,
-        page: &Page<T>,
-        in_page: impl Fn(&[u8]) -> bool,
-    ) -> Option<Vec<Arc<Run<T>>>> {
+    fn edit_root(&mut self, root: &Root<T>) -> Vec<Arc<Page<T>>> {
+        let mut pages = Vec::with_capacity(root.pages().len() + 1);
+        let mut next = 0;
+        while let Some(at) = self.steps.peek().map(|step| step.page) {
+            settle_shared(&mut pages, &root.pages()[next..at]);
+            let page = &root.pages()[at];
+            for part in pages_of(self.edit_page(at, page), Some(page)) {
+                settle(&mut pages, part);
+            }
+            next = at + 1;
+        }
+        settle_shared(&mut pages, &root.pages()[next..]);
+        pages
+    }
+
+    fn edit_page(&mut self, at_page: usize, page: &Page<T>) -> Vec<Arc<Run<T>>> {
         let mut runs = Vec::with_capacity(page.runs().len() + 1);
         let mut next = 0;
-        let mut changed = false;
-        while let Some(edit) = self.edits.peek().filter(|edit| in_page(edit.key())) {
-            let at = page.locate(edit.key());
+        while let Some(step) = self.steps.peek().filter(|step| step.page == at_page) {
+            let at = step.run;
+            settle_shared(&mut runs, &page.runs()[next..at]);
             let run = &page.runs()[at];
-            while let Some(edit) =
-                self.edits.next_if(|edit| in_page(edit.key()) && page.locate(edit.key()) == at)
-            {
-                self.note(run, edit);
+            for part in runs_of(self.edit_run((at_page, at), run), Some(run)) {
+                settle(&mut runs, part);
             }
-            if !self.changes.is_empty() {
-                settle_shared(&mut runs, &page.runs()[next..at]);
-                self.edit_run(run, &mut runs);
-                next = at + 1;
-                changed = true;
-            }
+            next = at + 1;
         }
-        changed.then(|| {
-            settle_shared(&mut runs, &page.runs()[next..]);
-            runs
-        })
+        settle_shared(&mut runs, &page.runs()[next..]);
+        runs
     }
 
-    /// Turns an edit into a change of `run`.
-    fn note(&mut self, run: &Run<T>, edit: Edit<T>) {
-        let place = run.search(edit.key());
-        if let Ok(index) = place {
-            self.tally.subtract(run.entry(index));
+    fn edit_run(&mut self, at_run: (usize, usize), run: &Run<T>) -> Vec<Arc<Group<T>>> {
+        let mut groups = Vec::with_capacity(run.groups().len() + 1);
+        let mut next = 0;
+        while let Some(step) = self.steps.peek().filter(|step| (step.page, step.run) == at_run) {
+            let at = step.place.0;
+            settle_shared(&mut groups, &run.groups()[next..at]);
+            self.edit_group((at_run, at), &run.groups()[at], &mut groups);
+            next = at + 1;
         }
-        let entry = match edit {
-            Edit::Put(entry) => {
-                self.tally.add(&entry);
-                Some(entry)
-            }
-            Edit::Remove(_) if place.is_err() => return,
-            Edit::Remove(_) => None,
-        };
-        self.changes.push(Change { place, entry });
+        settle_shared(&mut groups, &run.groups()[next..]);
+        groups
     }
 
-    /// Applies the noted changes to `run`.
-    fn edit_run(&mut self, run: &Run<T>, out: &mut Vec<Arc<Run<T>>>) {
-        let values_only = |change: &Change<T>| change.place.is_ok() && change.entry.is_some();
-        if self.changes.iter().all(values_only) {
-            settle(out, Arc::new(self.replace_values(run)));
-            return;
-        }
-        let entries = self.merge(run);
-        for part in runs_of(&entries) {
-            settle(out, part);
-        }
-    }
-
-    /// The run with other values: the same keys, so the same heads.
-    fn replace_values(&mut self, run: &Run<T>) -> Run<T> {
-        let mut groups = run.groups().clone();
-        for change in self.changes.drain(..) {
-            if let (Ok(index), Some(entry)) = (change.place, change.entry) {
-                let group = index / super::GROUP;
-                Arc::make_mut(&mut groups[group])[index % super::GROUP] = entry;
+    fn edit_group(
+        &mut self,
+        at_group: ((usize, usize), usize),
+        group: &Group<T>,
+        out: &mut Vec<Arc<Group<T>>>,
+    ) {
+        let mut entries = Entries::new();
+        let mut old = group.entries();
+        let mut values_only = true;
+        let here = |step: &Step<T>| ((step.page, step.run), step.place.0) == at_group;
+        while let Some(step) = self.steps.next_if(here) {
+            let (Ok(index) | Err(index)) = step.place.1;
+            let kept = index - (group.len() - old.len());
+            entries.extend(old[..kept].iter().cloned());
+            old = &old[kept + usize::from(step.place.1.is_ok())..];
+            match step.edit {
+                Edit::Put(entry) => {
+                    values_only &= step.place.1.is_ok();
+                    entries.push(entry);
+                }
+                Edit::Remove(_) => values_only = false,
             }
         }
-        Run::from_parts(run.skip(), Arc::clone(run.heads()), groups)
-    }
-
-    /// The entries of `run` after the noted changes.
-    fn merge(&mut self, run: &Run<T>) -> Vec<Arc<Entry<T>>> {
-        let mut entries = Vec::with_capacity(run.len() + self.changes.len());
-        let mut old = run.entries().cloned();
-        let mut taken = 0;
-        for change in self.changes.drain(..) {
-            let (Ok(place) | Err(place)) = change.place;
-            entries.extend(old.by_ref().take(place - taken));
-            taken = place;
-            if change.place.is_ok() {
-                old.next();
-                taken += 1;
+        entries.extend(old.iter().cloned());
+        if values_only {
+            settle(out, Arc::new(group.with_values(entries)));
+        } else {
+            for part in groups_of(entries.into_vec()) {
+                settle(out, part);
             }
-            entries.extend(change.entry);
         }
-        entries.extend(old);
-        entries
     }
-}
-
-/// A piece of a level, with a lower bound on its size.
-trait Piece: Sized {
-    fn is_small(&self) -> bool;
-
-    /// Puts the content of two neighbours into `out`: one piece, or pieces that are not small.
-    fn join(&self, right: &Self, out: &mut Vec<Self>);
-}
-
-/// Appends a piece. All pieces of `out` stay large enough, unless there is only one.
-fn settle<P: Piece>(out: &mut Vec<P>, piece: P) {
-    match out.pop_if(|last| last.is_small() || piece.is_small()) {
-        Some(last) => last.join(&piece, out),
-        None => out.push(piece),
-    }
-}
-
-fn settle_shared<P: Piece + Clone>(out: &mut Vec<P>, pieces: &[P]) {
-    let mut pieces = pieces.iter();
-    while out.last().is_some_and(P::is_small) {
-        let Some(piece) = pieces.next() else { return };
-        settle(out, piece.clone());
-    }
-    for piece in pieces {
-        settle(out, piece.clone());
-    }
-}
-
-impl<T> Piece for Arc<Run<T>> {
-    fn is_small(&self) -> bool {
-        self.len() < RUN_MIN
-    }
-
-    fn join(&self, right: &Self, out: &mut Vec<Self>) {
-        let entries: Vec<_> = self.entries().chain(right.entries()).cloned().collect();
-        out.extend(runs_of(&entries));
-    }
-}
-
-impl<T> Piece for Arc<Page<T>> {
-    fn is_small(&self) -> bool {
-        self.runs().len() < PAGE_MIN
-    }
-
-    /// A page that is small may have a small run; with the runs of a neighbour around it that run
-    /// is joined too. At most one run goes away by that, so a page that was large enough still is.
-    fn join(&self, right: &Self, out: &mut Vec<Self>) {
-        let mut runs = Vec::with_capacity(self.runs().len() + right.runs().len());
-        for run in self.runs().iter().chain(right.runs()) {
-            settle(&mut runs, Arc::clone(run));
-        }
-        out.extend(pages_of(runs, None));
-    }
-}
-
-/// Cuts runs into pages of even length.
-pub(super) fn pages_of<'a, T>(
-    runs: Vec<Arc<Run<T>>>,
-    like: Option<&'a Page<T>>,
-) -> impl Iterator<Item = Arc<Page<T>>> + use<'a, T> {
-    let parts = even_parts(runs.len(), PAGE_FILL, PAGE_MAX);
-    let mut runs = runs.into_iter();
-    parts.map(move |part| Arc::new(Page::new(runs.by_ref().take(part.len()).collect(), like)))
 }

@@ -24,92 +24,152 @@ pub(super) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// The number of heads below `head`.
-#[inline]
-pub(super) fn below(column: &[u64], head: u64) -> usize {
-    column.partition_point(|h| *h < head)
+/// The heads of up to `N` keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Heads<const N: usize> {
+    /// The length of the prefix that the keys share.
+    skip: usize,
+    len: usize,
+    /// Filled up with the greatest head, so that a scan needs no length.
+    column: [u64; N],
 }
 
-/// The end of the heads equal to `head` that begin at `start`.
-#[inline]
-pub(super) fn end_of_equal(column: &[u64], start: usize, head: u64) -> usize {
-    start + column[start..].iter().take_while(|h| **h == head).count()
-}
-
-/// The column over the first keys of a sequence of pieces, with the prefix they share.
-#[derive(Default)]
-pub(super) struct Fence {
-    prefix: Box<[u8]>,
-    column: Box<[u64]>,
-}
-
-impl Fence {
-    /// A fence over keys that ascend.
-    pub(super) fn over<'k, I>(keys: I) -> Self
-    where
-        I: DoubleEndedIterator<Item = &'k [u8]> + Clone,
-    {
-        let mut ends = keys.clone();
-        let Some(first) = ends.next() else { return Fence::default() };
-        let skip = ends.next_back().map_or(first.len(), |last| common_prefix(first, last));
-        Fence { prefix: first[..skip].into(), column: keys.map(|key| head(key, skip)).collect() }
+impl<const N: usize> Heads<N> {
+    /// The heads of ascending keys that share their first `skip` bytes.
+    pub(super) fn new<'k>(skip: usize, keys: impl Iterator<Item = &'k [u8]>) -> Self {
+        let mut heads = Heads { skip, len: 0, column: [u64::MAX; N] };
+        for key in keys {
+            heads.push(head(key, skip));
+        }
+        heads
     }
 
-    /// The piece that holds `key` if any does: the last whose first key is not above it, or the
-    /// first piece. `first` gives the first key of a piece.
+    fn push(&mut self, head: u64) {
+        self.column[self.len] = head;
+        self.len += 1;
+    }
+
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    pub(super) fn skip(&self) -> usize {
+        self.skip
+    }
+
+    /// The number of keys whose head is below that of `key`, and whether more have the same.
+    #[inline]
+    pub(super) fn find(&self, key: &[u8]) -> (usize, bool) {
+        let head = head(key, self.skip);
+        let start = below(&self.column, head);
+        (start, start < self.len && self.column[start] == head)
+    }
+
+    /// The end of the heads that equal the one at `start`.
+    pub(super) fn end_of_ties(&self, start: usize) -> usize {
+        end_of_ties(&self.column[..self.len], start)
+    }
+}
+
+fn end_of_ties(column: &[u64], start: usize) -> usize {
+    start + column[start..].iter().take_while(|head| **head == column[start]).count()
+}
+
+/// The first index in `low..high` whose key is above `key`; the keys ascend.
+pub(super) fn first_above<'k>(
+    mut low: usize,
+    mut high: usize,
+    key: &[u8],
+    key_at: impl Fn(usize) -> &'k [u8],
+) -> usize {
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        if key_at(middle) <= key {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
+}
+
+/// Heads that are compared one by one, behind those that are skipped by their last.
+const STRIDE: usize = 4;
+
+/// The number of heads below `head`, in a column filled up to a multiple of [`STRIDE`].
+///
+/// Counts the strides that lie below as a whole, then in the next one. The loads wait for nothing,
+/// where those of a binary search wait for each other.
+#[inline]
+fn below(column: &[u64], head: u64) -> usize {
+    let (strides, _) = column.as_chunks::<STRIDE>();
+    let full: usize = strides.iter().map(|stride| usize::from(stride[STRIDE - 1] < head)).sum();
+    let Some(next) = strides.get(full) else { return column.len() };
+    full * STRIDE + next.iter().map(|h| usize::from(*h < head)).sum::<usize>()
+}
+
+/// The column over the first keys of any number of pieces.
+#[derive(Default, Clone)]
+pub(super) struct Fence {
+    /// What *all* keys of the pieces share: a key that is present has it.
+    prefix: Box<[u8]>,
+    len: usize,
+    /// Filled up with the greatest head to full blocks.
+    column: Box<[[u64; BLOCK]]>,
+}
+
+const BLOCK: usize = 16;
+
+impl Fence {
+    /// A fence over first keys, which ascend; `last` is the last key of the last piece.
+    pub(super) fn over<'k>(mut firsts: impl Iterator<Item = &'k [u8]>, last: &[u8]) -> Self {
+        let Some(first) = firsts.next() else { return Fence::default() };
+        let skip = common_prefix(first, last);
+        let mut column = vec![head(first, skip)];
+        column.extend(firsts.map(|key| head(key, skip)));
+        let len = column.len();
+        column.resize(len.next_multiple_of(BLOCK), u64::MAX);
+        Fence { prefix: first[..skip].into(), len, column: column.as_chunks().0.into() }
+    }
+
+    /// The piece that holds `key`, if `key` is present. `first` gives the first key of a piece.
     #[inline]
     pub(super) fn locate<'k>(&self, key: &[u8], first: impl Fn(usize) -> &'k [u8]) -> usize {
-        let skip = self.prefix.len();
-        let shared = &key[..skip.min(key.len())];
-        let after = match shared.cmp(&*self.prefix) {
-            Ordering::Less => 0,
-            Ordering::Greater => self.column.len(),
-            Ordering::Equal => {
-                let head = head(key, skip);
-                let start = below(&self.column, head);
-                if self.column.get(start) == Some(&head) {
-                    self.after_ties(start, head, key, first)
-                } else {
-                    start
-                }
-            }
+        let head = head(key, self.prefix.len());
+        let full: usize =
+            self.column.iter().map(|block| usize::from(block[BLOCK - 1] < head)).sum();
+        let in_block = self.column.get(full).map_or(0, |block| below(block, head));
+        let start = full * BLOCK + in_block;
+        let column = &self.column.as_flattened()[..self.len];
+        let after = if column.get(start) == Some(&head) {
+            first_above(start, end_of_ties(column, start), key, first)
+        } else {
+            start
         };
         after.saturating_sub(1)
     }
 
-    /// The end of the pieces whose first key is not above `key`, among those of equal heads.
-    #[cold]
-    fn after_ties<'k>(
-        &self,
-        start: usize,
-        head: u64,
-        key: &[u8],
-        first: impl Fn(usize) -> &'k [u8],
-    ) -> usize {
-        let (mut low, mut high) = (start, end_of_equal(&self.column, start, head));
-        while low < high {
-            let middle = usize::midpoint(low, high);
-            if first(middle) <= key {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
+    /// The piece in or behind which `key` belongs: the last whose first key is not above it, or the
+    /// first piece.
+    pub(super) fn locate_any<'k>(&self, key: &[u8], first: impl Fn(usize) -> &'k [u8]) -> usize {
+        match key[..self.prefix.len().min(key.len())].cmp(&*self.prefix) {
+            Ordering::Less => 0,
+            Ordering::Greater => self.len.saturating_sub(1),
+            Ordering::Equal => self.locate(key, first),
         }
-        low
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
         self.prefix.len() + size_of_val(&*self.column)
     }
 
-    /// Panics unless this is what [`Fence::over`] makes of `keys`.
+    /// Panics unless this is what [`Fence::over`] makes of the same keys.
     #[cfg(test)]
-    pub(super) fn validate<'k, I>(&self, keys: I)
-    where
-        I: DoubleEndedIterator<Item = &'k [u8]> + Clone,
-    {
-        let fresh = Fence::over(keys);
+    pub(super) fn validate<'k>(&self, firsts: impl Iterator<Item = &'k [u8]>, last: &[u8]) {
+        let fresh = Fence::over(firsts, last);
         assert_eq!(self.prefix, fresh.prefix, "a fence has the wrong prefix");
-        assert_eq!(self.column, fresh.column, "a fence has wrong heads");
+        assert_eq!((self.len, &self.column), (fresh.len, &fresh.column), "a fence is wrong");
     }
 }

@@ -37,9 +37,12 @@
 mod build;
 mod diff;
 mod edit;
+mod group;
 mod heads;
+mod pieces;
 mod root;
 mod run;
+mod sizes;
 mod slice;
 #[cfg(test)]
 mod tests;
@@ -50,34 +53,11 @@ use self::root::Root;
 use crate::entry::Entry;
 
 pub(crate) use self::build::Builder;
-pub(crate) use self::diff::Difference;
 pub(crate) use self::edit::Edit;
 pub(crate) use self::slice::{Iter, Slice};
 
-/// The sizes of the pieces; small ones in unit tests, so that a few hundred entries have all
-/// levels. Tests outside the crate run with the real ones.
-#[cfg(not(test))]
-mod sizes {
-    /// Entries in a group: what a changed value copies.
-    pub(crate) const GROUP: usize = 16;
-    pub(crate) const RUN_MAX: usize = 128;
-    pub(crate) const RUN_FILL: usize = 96;
-    pub(crate) const RUN_MIN: usize = 32;
-    pub(crate) const PAGE_MAX: usize = 128;
-    pub(crate) const PAGE_FILL: usize = 96;
-    pub(crate) const PAGE_MIN: usize = 32;
-}
-#[cfg(test)]
-mod sizes {
-    pub(crate) const GROUP: usize = 4;
-    pub(crate) const RUN_MAX: usize = 16;
-    pub(crate) const RUN_FILL: usize = 12;
-    pub(crate) const RUN_MIN: usize = 4;
-    pub(crate) const PAGE_MAX: usize = 8;
-    pub(crate) const PAGE_FILL: usize = 6;
-    pub(crate) const PAGE_MIN: usize = 2;
-}
-use self::sizes::{GROUP, PAGE_FILL, PAGE_MAX, PAGE_MIN, RUN_FILL, RUN_MAX, RUN_MIN};
+use self::sizes::{GROUP_FILL, GROUP_MAX, GROUP_MIN};
+use self::sizes::{PAGE_FILL, PAGE_MAX, PAGE_MIN, RUN_FILL, RUN_MAX, RUN_MIN};
 
 /// Entries ascending by key, each key once. A clone is **O(1)** and never changes.
 pub(crate) struct Packed<T> {

@@ -4,26 +4,26 @@
 
 use std::sync::Arc;
 
+use super::group::Group;
 use super::heads::Fence;
-use super::run::{ARC_COUNTS, Run};
+use super::run::{ARC_COUNTS, Run, same_key};
 use crate::entry::Entry;
 
 /// Consecutive runs, at least one.
 pub(super) struct Page<T> {
-    /// Shared with the versions of the page whose runs begin with the same keys.
-    fence: Arc<Fence>,
+    fence: Fence,
     /// Entries up to the end of each run.
     ends: Box<[usize]>,
     runs: Box<[Arc<Run<T>>]>,
 }
 
 impl<T> Page<T> {
-    /// A page of `runs`, ascending and not empty. The fence of `like` is shared if it fits.
+    /// A page of `runs`, ascending and not empty. The fence of `like` is taken if it fits.
     pub(super) fn new(runs: Vec<Arc<Run<T>>>, like: Option<&Page<T>>) -> Self {
-        let same = like.filter(|like| same_firsts(&like.runs, &runs, |run| run.first()));
+        let same = like.filter(|like| same_bounds(&like.runs, &runs));
         let fence = match same {
-            Some(like) => Arc::clone(&like.fence),
-            None => Arc::new(Fence::over(runs.iter().map(|run| run.first_key()))),
+            Some(like) => like.fence.clone(),
+            None => fence_over(&runs),
         };
         let ends = cumulative(runs.iter().map(|run| run.len()));
         Page { fence, ends, runs: runs.into() }
@@ -41,17 +41,19 @@ impl<T> Page<T> {
         self.runs[0].first()
     }
 
-    /// The index of the run that holds `key`, if any does.
-    #[inline]
+    /// The run in or behind which `key` belongs.
     pub(super) fn locate(&self, key: &[u8]) -> usize {
-        self.fence.locate(key, |run| self.runs[run].first_key())
+        self.fence.locate_any(key, |run| self.runs[run].first_key())
+    }
+
+    #[inline]
+    fn get(&self, key: &[u8]) -> Option<&Arc<Entry<T>>> {
+        self.runs[self.fence.locate(key, |run| self.runs[run].first_key())].get(key)
     }
 
     fn heap_bytes(&self) -> usize {
         ARC_COUNTS
             + size_of::<Self>()
-            + ARC_COUNTS
-            + size_of::<Fence>()
             + self.fence.heap_bytes()
             + size_of_val(&*self.ends)
             + size_of_val(&*self.runs)
@@ -81,7 +83,7 @@ impl Tally {
 
 /// One version: all pages.
 pub(super) struct Root<T> {
-    fence: Arc<Fence>,
+    fence: Fence,
     /// Entries up to the end of each page.
     ends: Box<[usize]>,
     pages: Box<[Arc<Page<T>>]>,
@@ -91,7 +93,7 @@ pub(super) struct Root<T> {
 impl<T> Default for Root<T> {
     fn default() -> Self {
         Root {
-            fence: Arc::default(),
+            fence: Fence::default(),
             ends: Box::default(),
             pages: Box::default(),
             tally: Tally::default(),
@@ -100,12 +102,12 @@ impl<T> Default for Root<T> {
 }
 
 impl<T> Root<T> {
-    /// A root over `pages`, ascending. The fence of `like` is shared if it fits.
+    /// A root over `pages`, ascending. The fence of `like` is taken if it fits.
     pub(super) fn new(pages: Vec<Arc<Page<T>>>, like: Option<&Root<T>>, tally: Tally) -> Self {
-        let same = like.filter(|like| same_firsts(&like.pages, &pages, |page| page.first()));
+        let same = like.filter(|like| same_bounds(&like.pages, &pages));
         let fence = match same {
-            Some(like) => Arc::clone(&like.fence),
-            None => Arc::new(Fence::over(pages.iter().map(|page| page.first().key()))),
+            Some(like) => like.fence.clone(),
+            None => fence_over(&pages),
         };
         let ends = cumulative(pages.iter().map(|page| page.len()));
         Root { fence, ends, pages: pages.into(), tally }
@@ -123,16 +125,14 @@ impl<T> Root<T> {
         self.tally
     }
 
-    /// The index of the page that holds `key`, if any does.
-    #[inline]
+    /// The page in or behind which `key` belongs.
     pub(super) fn locate(&self, key: &[u8]) -> usize {
-        self.fence.locate(key, |page| self.pages[page].first().key())
+        self.fence.locate_any(key, |page| self.pages[page].first().key())
     }
 
     #[inline]
     pub(super) fn get(&self, key: &[u8]) -> Option<&Arc<Entry<T>>> {
-        let page = self.pages.get(self.locate(key))?;
-        page.runs[page.locate(key)].get(key)
+        self.pages.get(self.fence.locate(key, |page| self.pages[page].first().key()))?.get(key)
     }
 
     /// The rank of `key`, or the rank it would have.
@@ -147,21 +147,21 @@ impl<T> Root<T> {
         }
     }
 
-    /// The run that holds the entry of `rank`, and the rank of the run's first entry.
-    pub(super) fn run_at(&self, rank: usize) -> Option<(&Run<T>, usize)> {
+    /// The group that holds the entry of `rank`, and the rank of its first entry.
+    pub(super) fn group_at(&self, rank: usize) -> Option<(&Group<T>, usize)> {
         let at_page = self.ends.partition_point(|end| *end <= rank);
         let page = self.pages.get(at_page)?;
         let before = start_of(&self.ends, at_page);
         let at_run = page.ends.partition_point(|end| before + *end <= rank);
-        Some((&page.runs[at_run], before + start_of(&page.ends, at_run)))
+        let before = before + start_of(&page.ends, at_run);
+        let (group, start) = page.runs[at_run].group_at(rank - before);
+        Some((group, before + start))
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
         let entries = self.len() * (ARC_COUNTS + size_of::<Entry<T>>());
         ARC_COUNTS
             + size_of::<Self>()
-            + ARC_COUNTS
-            + size_of::<Fence>()
             + self.fence.heap_bytes()
             + size_of_val(&*self.ends)
             + size_of_val(&*self.pages)
@@ -184,17 +184,49 @@ fn cumulative(lengths: impl Iterator<Item = usize>) -> Box<[usize]> {
     sums.collect()
 }
 
-/// Whether two sequences of pieces begin with the same keys, piece by piece.
+/// A piece that a fence can stand over.
+trait Bounded<T> {
+    fn first(&self) -> &Arc<Entry<T>>;
+    fn last(&self) -> &Arc<Entry<T>>;
+}
+
+impl<T> Bounded<T> for Run<T> {
+    fn first(&self) -> &Arc<Entry<T>> {
+        self.first()
+    }
+
+    fn last(&self) -> &Arc<Entry<T>> {
+        self.last()
+    }
+}
+
+impl<T> Bounded<T> for Page<T> {
+    fn first(&self) -> &Arc<Entry<T>> {
+        self.first()
+    }
+
+    fn last(&self) -> &Arc<Entry<T>> {
+        self.runs[self.runs.len() - 1].last()
+    }
+}
+
+fn fence_over<T, P: Bounded<T>>(pieces: &[Arc<P>]) -> Fence {
+    let Some(last) = pieces.last() else { return Fence::default() };
+    Fence::over(pieces.iter().map(|piece| piece.first().key()), last.last().key())
+}
+
+/// Whether a fence over the old pieces fits the new ones.
 ///
 /// Looks into a piece only where the two sides differ, and at a key only where entries do.
-fn same_firsts<P, T>(old: &[Arc<P>], new: &[Arc<P>], first: impl Fn(&P) -> &Arc<Entry<T>>) -> bool {
+fn same_bounds<T, P: Bounded<T>>(old: &[Arc<P>], new: &[Arc<P>]) -> bool {
+    let same_first =
+        |old: &Arc<P>, new: &Arc<P>| Arc::ptr_eq(old, new) || same_key(old.first(), new.first());
     old.len() == new.len()
-        && old.iter().zip(new).all(|(old, new)| {
-            Arc::ptr_eq(old, new) || {
-                let (old, new) = (first(old), first(new));
-                Arc::ptr_eq(old, new) || old.key() == new.key()
-            }
-        })
+        && old.iter().zip(new).all(|(old, new)| same_first(old, new))
+        && old
+            .last()
+            .zip(new.last())
+            .is_none_or(|(old, new)| Arc::ptr_eq(old, new) || same_key(old.last(), new.last()))
 }
 
 #[cfg(test)]
@@ -208,18 +240,22 @@ impl<T> Root<T> {
             let alone = self.pages.len() == 1;
             assert!(!page.runs.is_empty() && page.runs.len() <= PAGE_MAX, "a page out of bounds");
             assert!(alone || page.runs.len() >= PAGE_MIN, "a page of {} runs", page.runs.len());
-            page.fence.validate(page.runs.iter().map(|run| run.first_key()));
+            let last = page.runs[page.runs.len() - 1].last().key();
+            page.fence.validate(page.runs.iter().map(|run| run.first_key()), last);
             assert_eq!(page.ends, cumulative(page.runs.iter().map(|run| run.len())));
             for run in &page.runs {
-                run.validate();
                 let alone = alone && page.runs.len() == 1;
-                assert!(alone || run.len() >= RUN_MIN, "a run of {} entries", run.len());
-                assert!(previous.is_none_or(|last| last < run.first_key()), "runs do not ascend");
-                previous = Some(run.last().key());
-                run.entries().for_each(|entry| tally.add(entry));
+                run.validate(alone);
+                assert!(alone || run.groups().len() >= RUN_MIN, "a run of {}", run.groups().len());
+                for group in run.groups() {
+                    assert!(previous.is_none_or(|last| last < group.first_key()), "no ascent");
+                    previous = group.entries().last().map(|entry| entry.key());
+                    group.entries().iter().for_each(|entry| tally.add(entry));
+                }
             }
         }
-        self.fence.validate(self.pages.iter().map(|page| page.first().key()));
+        let last = self.pages.last().map_or(&b""[..], |page| Bounded::last(&**page).key());
+        self.fence.validate(self.pages.iter().map(|page| page.first().key()), last);
         assert_eq!(self.ends, cumulative(self.pages.iter().map(|page| page.len())));
         assert_eq!(self.tally, tally, "the sums over the entries are wrong");
     }

@@ -1,193 +1,176 @@
-//! A run: some dozens of consecutive entries with their column of heads.
+//! A run: up to [`RUN_MAX`] consecutive groups with a column over their first keys.
 //!
-//! Owns the layout of a run and the search inside it. Must not know what stands around a run;
-//! changes of one are made in `edit`.
+//! Owns the search for a group and the ranks inside a run. Must not know what stands around it.
 
 use std::cmp::Ordering;
-use std::ops::Range;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::heads::{below, common_prefix, end_of_equal, head};
-use super::{GROUP, RUN_FILL, RUN_MAX};
+use super::RUN_MAX;
+use super::group::Group;
+use super::heads::{Heads, common_prefix, first_above};
 use crate::entry::Entry;
 
-/// Consecutive entries shared as one.
-pub(super) type Group<T> = Arc<[Arc<Entry<T>>]>;
+/// Pointers to at most [`RUN_MAX`] groups.
+pub(super) type Groups<T> = SmallVec<[Arc<Group<T>>; RUN_MAX]>;
 
-/// The groups of a run; every group but the last is full.
-pub(super) type Groups<T> = SmallVec<[Group<T>; RUN_MAX / GROUP]>;
-
-/// At least one entry, at most [`RUN_MAX`].
+/// At least one group, at most [`RUN_MAX`].
 pub(super) struct Run<T> {
-    /// The bytes that all keys of the run share, as many as there are.
-    skip: usize,
-    /// Shared with the versions of the run that differ in values only.
-    heads: Arc<[u64]>,
+    /// Over the first keys of the groups. The prefix is that of *all* keys of the run: a key that
+    /// is present has it, so that a look-up need not check.
+    heads: Heads<RUN_MAX>,
     groups: Groups<T>,
+    /// Entries up to the end of each group.
+    ends: [u32; RUN_MAX],
 }
 
+/// A place in a run: the group, and the index in it or where to insert.
+pub(super) type Place = (usize, Result<usize, usize>);
+
 impl<T> Run<T> {
-    /// A run of `entries`, ascending.
-    pub(super) fn new(entries: &[Arc<Entry<T>>]) -> Self {
-        let skip = common_skip(entries);
-        let heads = entries.iter().map(|entry| head(entry.key(), skip)).collect();
-        Run { skip, heads, groups: entries.chunks(GROUP).map(Arc::from).collect() }
+    /// A run of `groups`, ascending. The heads of `like` are taken if they fit.
+    pub(super) fn new(groups: Groups<T>, like: Option<&Run<T>>) -> Self {
+        let heads = match like.filter(|like| like.has_heads_of(&groups)) {
+            Some(like) => like.heads,
+            None => heads_of(&groups),
+        };
+        let mut ends = [0; RUN_MAX];
+        let mut sum = 0;
+        for (end, group) in ends.iter_mut().zip(&groups) {
+            sum += group.len() as u32;
+            *end = sum;
+        }
+        Run { heads, groups, ends }
     }
 
-    /// A run of groups whose heads behind `skip` bytes are known.
-    pub(super) fn from_parts(skip: usize, heads: Arc<[u64]>, groups: Groups<T>) -> Self {
-        Run { skip, heads, groups }
+    /// Whether `groups` have the first keys of this run's groups, and its last key.
+    ///
+    /// Looks into a group only where the two sides differ, and at a key only where entries do.
+    fn has_heads_of(&self, groups: &[Arc<Group<T>>]) -> bool {
+        self.groups.len() == groups.len()
+            && self.groups.iter().zip(groups).enumerate().all(|(at, (old, new))| {
+                let (old, new) = (old.entries(), new.entries());
+                let last = at + 1 == groups.len();
+                same_key(&old[0], &new[0])
+                    && (!last || same_key(&old[old.len() - 1], &new[new.len() - 1]))
+            })
     }
 
     pub(super) fn len(&self) -> usize {
-        self.heads.len()
+        self.end_of(self.groups.len() - 1)
     }
 
-    pub(super) fn skip(&self) -> usize {
-        self.skip
-    }
-
-    pub(super) fn heads(&self) -> &Arc<[u64]> {
-        &self.heads
-    }
-
-    pub(super) fn groups(&self) -> &Groups<T> {
+    pub(super) fn groups(&self) -> &[Arc<Group<T>>] {
         &self.groups
     }
 
-    #[inline]
-    pub(super) fn entry(&self, index: usize) -> &Arc<Entry<T>> {
-        &self.groups[index / GROUP][index % GROUP]
-    }
-
     pub(super) fn first(&self) -> &Arc<Entry<T>> {
-        self.entry(0)
+        &self.groups[0].entries()[0]
     }
 
     pub(super) fn last(&self) -> &Arc<Entry<T>> {
-        self.entry(self.len() - 1)
+        let entries = self.groups[self.groups.len() - 1].entries();
+        &entries[entries.len() - 1]
     }
 
     pub(super) fn first_key(&self) -> &[u8] {
         self.first().key()
     }
 
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Arc<Entry<T>>> {
-        self.groups.iter().flat_map(|group| group.iter())
+    fn end_of(&self, group: usize) -> usize {
+        self.ends[group] as usize
     }
 
-    /// The entries of one group from `start` on.
-    pub(super) fn chunk_from(&self, start: usize) -> &[Arc<Entry<T>>] {
-        &self.groups[start / GROUP][start % GROUP..]
+    fn start_of(&self, group: usize) -> usize {
+        group.checked_sub(1).map_or(0, |previous| self.end_of(previous))
     }
 
-    /// The entries of one group up to, not including, `end`, which is not zero.
-    pub(super) fn chunk_to(&self, end: usize) -> &[Arc<Entry<T>>] {
-        &self.groups[(end - 1) / GROUP][..(end - 1) % GROUP + 1]
+    /// The group that holds `key`, if `key` is present.
+    #[inline]
+    pub(super) fn locate(&self, key: &[u8]) -> usize {
+        let (start, tie) = self.heads.find(key);
+        let after = if tie {
+            let end = self.heads.end_of_ties(start);
+            first_above(start, end, key, |group| self.groups[group].first_key())
+        } else {
+            start
+        };
+        after.saturating_sub(1)
     }
 
-    /// The entry of `key`, if `key` lies in the run.
-    ///
-    /// A key without the run's prefix is found out by the comparison of the whole key.
     #[inline]
     pub(super) fn get(&self, key: &[u8]) -> Option<&Arc<Entry<T>>> {
-        let head = head(key, self.skip);
-        let start = below(&self.heads, head);
-        if self.heads.get(start) != Some(&head) {
-            return None;
-        }
-        let entry = self.entry(start);
-        if entry.key() == key {
-            return Some(entry);
-        }
-        self.among_ties(start, head, key).ok().map(|index| self.entry(index))
+        self.groups[self.locate(key)].get(key)
     }
 
-    /// The index of `key`, or where it would be inserted.
-    pub(super) fn search(&self, key: &[u8]) -> Result<usize, usize> {
-        let prefix = &self.first_key()[..self.skip];
-        match key[..self.skip.min(key.len())].cmp(prefix) {
-            Ordering::Less => return Err(0),
-            Ordering::Greater => return Err(self.len()),
-            Ordering::Equal => {}
-        }
-        let head = head(key, self.skip);
-        self.among_ties(below(&self.heads, head), head, key)
-    }
-
-    /// Searches the entries whose head is `head`; the first of them, if any, is at `start`.
-    fn among_ties(&self, start: usize, head: u64, key: &[u8]) -> Result<usize, usize> {
-        let (mut low, mut high) = (start, end_of_equal(&self.heads, start, head));
-        while low < high {
-            let middle = usize::midpoint(low, high);
-            match self.entry(middle).key().cmp(key) {
-                Ordering::Less => low = middle + 1,
-                Ordering::Equal => return Ok(middle),
-                Ordering::Greater => high = middle,
+    /// The place of `key`, given its group by [`locate`](Self::locate).
+    pub(super) fn place(&self, at: usize, key: &[u8]) -> Place {
+        let group = &self.groups[at];
+        let found = group.search(key);
+        if let Err(index) = found
+            && (index == 0 || index == group.len())
+        {
+            // The key may lack the run's prefix, which `locate` takes for granted. Then it is
+            // below or above everything here; else the group is right, as in all other cases.
+            let skip = self.heads.skip();
+            match key[..skip.min(key.len())].cmp(&group.first_key()[..skip]) {
+                Ordering::Less => return (0, Err(0)),
+                Ordering::Greater => {
+                    let last = self.groups.len() - 1;
+                    return (last, Err(self.groups[last].len()));
+                }
+                Ordering::Equal => {}
             }
         }
-        Err(low)
+        (at, found)
     }
 
-    /// Heap bytes of the run itself and what it owns besides entries.
+    /// The rank of `key` in the run, or the rank it would have.
+    pub(super) fn search(&self, key: &[u8]) -> Result<usize, usize> {
+        let (group, found) = self.place(self.locate(key), key);
+        let start = self.start_of(group);
+        found.map(|index| start + index).map_err(|index| start + index)
+    }
+
+    /// The group that holds the entry of `rank`, and the rank of its first entry.
+    pub(super) fn group_at(&self, rank: usize) -> (&Group<T>, usize) {
+        let group = (0..self.groups.len()).filter(|group| self.end_of(*group) <= rank).count();
+        (&self.groups[group], self.start_of(group))
+    }
+
+    /// Heap bytes of the run and its groups, without what the entries point to.
     pub(super) fn heap_bytes(&self) -> usize {
-        let groups = self.groups.iter().map(|group| ARC_COUNTS + size_of_val(&**group));
-        ARC_COUNTS
-            + size_of::<Self>()
-            + ARC_COUNTS
-            + size_of_val(&*self.heads)
-            + groups.sum::<usize>()
+        ARC_COUNTS + size_of::<Self>() + self.groups.len() * (ARC_COUNTS + size_of::<Group<T>>())
     }
 
     #[cfg(test)]
-    pub(super) fn validate(&self) {
-        assert!(self.len() >= 1 && self.len() <= RUN_MAX, "a run of {} entries", self.len());
-        assert!(!self.groups.spilled(), "a run has too many groups");
-        for (index, group) in self.groups.iter().enumerate() {
-            let full = index + 1 < self.groups.len();
-            assert!(!group.is_empty() && group.len() <= GROUP, "a group of {}", group.len());
-            assert!(!full || group.len() == GROUP, "a hole inside a run");
+    pub(super) fn validate(&self, alone: bool) {
+        let len = self.groups.len();
+        assert!((1..=RUN_MAX).contains(&len), "a run of {len} groups");
+        assert!(!self.groups.spilled(), "a run with an allocation of its own");
+        let mut end = 0;
+        for (at, group) in self.groups.iter().enumerate() {
+            group.validate();
+            let alone = alone && len == 1;
+            assert!(alone || group.len() >= super::GROUP_MIN, "a group of {}", group.len());
+            end += group.len();
+            assert_eq!(self.end_of(at), end, "a run has wrong counts");
         }
-        let entries: Vec<_> = self.entries().cloned().collect();
-        assert_eq!(entries.len(), self.len(), "heads and entries differ in number");
-        assert!(entries.is_sorted_by(|a, b| a.key() < b.key()), "keys of a run do not ascend");
-        assert_eq!(self.skip, common_skip(&entries), "a run has the wrong prefix");
-        let heads: Vec<_> = entries.iter().map(|entry| head(entry.key(), self.skip)).collect();
-        assert_eq!(*heads, *self.heads, "a run has wrong heads");
+        assert_eq!(self.heads, heads_of(&self.groups), "a run has wrong heads");
     }
+}
+
+/// Whether two entries have the same key; looks at keys only if it must.
+pub(super) fn same_key<T>(old: &Arc<Entry<T>>, new: &Arc<Entry<T>>) -> bool {
+    Arc::ptr_eq(old, new) || old.key() == new.key()
+}
+
+fn heads_of<T>(groups: &[Arc<Group<T>>]) -> Heads<RUN_MAX> {
+    let (first, last) = (groups[0].first_key(), groups[groups.len() - 1].entries());
+    let skip = common_prefix(first, last[last.len() - 1].key());
+    Heads::new(skip, groups.iter().map(|group| group.first_key()))
 }
 
 /// What an `Arc` allocates besides its content.
 pub(super) const ARC_COUNTS: usize = 2 * size_of::<usize>();
-
-/// The length of the prefix that ascending entries share: that of the first and the last.
-pub(super) fn common_skip<T>(entries: &[Arc<Entry<T>>]) -> usize {
-    match entries {
-        [] => 0,
-        [first, .., last] => common_prefix(first.key(), last.key()),
-        [only] => only.key().len(),
-    }
-}
-
-/// Cuts `entries` into runs of even length.
-pub(super) fn runs_of<T>(entries: &[Arc<Entry<T>>]) -> impl Iterator<Item = Arc<Run<T>>> + '_ {
-    even_parts(entries.len(), RUN_FILL, RUN_MAX).map(|part| Arc::new(Run::new(&entries[part])))
-}
-
-/// Cuts `0..len` into parts of even length: one if `max` allows it, else parts of up to `fill`.
-pub(super) fn even_parts(
-    len: usize,
-    fill: usize,
-    max: usize,
-) -> impl Iterator<Item = Range<usize>> {
-    let parts = if len == 0 {
-        0
-    } else if len <= max {
-        1
-    } else {
-        len.div_ceil(fill)
-    };
-    (0..parts).map(move |part| part * len / parts..(part + 1) * len / parts)
-}

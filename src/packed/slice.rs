@@ -61,7 +61,7 @@ impl<'a, T> Slice<'a, T> {
             return None;
         }
         let rank = self.start + rank;
-        self.root.run_at(rank).map(|(run, first)| run.entry(rank - first))
+        self.root.group_at(rank).map(|(group, first)| &group.entries()[rank - first])
     }
 
     pub(crate) fn first(&self) -> Option<&'a Arc<Entry<T>>> {
@@ -118,8 +118,8 @@ impl<'a, T> Iter<'a, T> {
         if self.start == self.end {
             return None;
         }
-        let (run, first) = self.root.run_at(self.start)?;
-        let group = run.chunk_from(self.start - first);
+        let (group, first) = self.root.group_at(self.start)?;
+        let group = &group.entries()[self.start - first..];
         let group = &group[..group.len().min(self.end - self.start)];
         self.start += group.len();
         self.front = group.iter();
@@ -131,8 +131,8 @@ impl<'a, T> Iter<'a, T> {
         if self.start == self.end {
             return None;
         }
-        let (run, first) = self.root.run_at(self.end - 1)?;
-        let group = run.chunk_to(self.end - first);
+        let (group, first) = self.root.group_at(self.end - 1)?;
+        let group = &group.entries()[..self.end - first];
         let group = &group[group.len().saturating_sub(self.end - self.start)..];
         self.end -= group.len();
         self.back = group.iter();

@@ -1,0 +1,43 @@
+//! All bars side by side: ratios of two things measured in turn in one run.
+//!
+//! `cargo bench --bench side_by_side` runs them all; `-- --quick` with fewer keys; `-- S1 S6` only
+//! those; `-- storage` or `-- etcd` one half.
+
+mod contenders;
+mod data;
+mod etcd_bars;
+mod report;
+mod storage;
+
+use peak_alloc::PeakAlloc;
+use report::Report;
+
+/// Counts live heap bytes, at the same small price for every contender.
+#[global_allocator]
+static HEAP: PeakAlloc = PeakAlloc;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let flag = |name: &str| args.iter().any(|arg| arg == name);
+    let quick = flag("--quick");
+    let halves = [flag("storage"), flag("etcd")];
+    let bars = args.iter().filter(|arg| {
+        arg.starts_with(['S', 'E']) && arg[1..].starts_with(|c: char| c.is_ascii_digit())
+    });
+    let bars: Vec<String> = bars.cloned().collect();
+    let wants = |half: usize, letter: char| match (&halves, bars.is_empty()) {
+        (_, false) => bars.iter().any(|bar| bar.starts_with(letter)),
+        ([false, false], true) => true,
+        (halves, true) => halves[half],
+    };
+    let (keys, small) = if quick { (100_000, 10_000) } else { (1_000_000, 10_000) };
+    let mut report = Report::new(bars.clone());
+    println!("{keys} keys of 41 bytes, values of {} bytes", data::VALUE_BYTES);
+    if wants(0, 'S') {
+        storage::run(&mut report, keys, small);
+    }
+    if wants(1, 'E') {
+        etcd_bars::run(&mut report, keys, quick);
+    }
+    report.finish();
+}
