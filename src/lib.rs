@@ -33,7 +33,8 @@
 //!
 //! # The contract
 //!
-//! The rest of the documentation, the code and the tests quote these numbers.
+//! The rest of the documentation, the code and the tests quote these numbers. [`promises`] names the
+//! test behind each promise that applications of earlier key spaces rely on.
 //!
 //! 1. **C1 Two revisions.** [`revision`](View::revision) is the greatest `mod_revision` applied,
 //!    deletions included; a first load, and a reload that changed anything, set it to the load's
@@ -194,6 +195,11 @@ pub use status::{Counters, LoadProgress, ProgressBy, State, Stats, Status};
 pub use view::{Entries, OutsideRange, Range, View};
 pub use wait::WaitError;
 pub use writer::{Applied, LoadError, Writer};
+
+/// What is promised, and the test that holds it.
+#[cfg(doc)]
+#[doc = include_str!("../docs/promises.md")]
+pub mod promises {}
 
 /// Compiles the examples of the README, all of whose features are needed.
 #[cfg(all(doctest, feature = "json", feature = "test-util"))]

@@ -128,6 +128,8 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             if let Some(reason) = self.step().await {
                 return reason;
             }
+            // A flood of events is always ready; the other tasks of this thread get their turn.
+            tokio::task::yield_now().await;
         }
     }
 
