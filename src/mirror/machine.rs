@@ -102,6 +102,8 @@ pub(crate) struct Machine {
     token_refreshed: bool,
     backoff: Backoff,
     queue: Queue,
+    /// Batches asked to be applied that were not answered yet.
+    applying: usize,
     reload: Option<Reload>,
     /// No event and no progress since the last load, so a reload now would be a loop.
     unproven: bool,
@@ -146,6 +148,7 @@ impl Machine {
             token_refreshed: false,
             backoff,
             queue,
+            applying: 0,
             reload: None,
             unproven: false,
             pager: None,
@@ -268,6 +271,7 @@ impl Machine {
         // Responses may be delivered again in any order; of equal revisions the last one counts.
         let events = batch.iter().flat_map(|response| &response.events);
         let newest = events.max_by_key(|event| event.mod_revision()).map(Probe::of_event);
+        self.applying += 1;
         self.act(Action::Apply(batch, newest));
     }
 
@@ -278,8 +282,12 @@ impl Machine {
         result: Result<Applied, ApplyError>,
     ) {
         let counters = &mut self.report.counters;
+        self.applying = self.applying.saturating_sub(1);
         if result.is_err() {
+            // What was asked for after the refused batch would show or confirm a state without it.
             self.fresh.pending_confirm = None;
+            self.actions.retain(|action| !matches!(action, Action::Apply(..) | Action::Confirm(_)));
+            self.applying = 0;
         }
         match result {
             Ok(applied) => {

@@ -158,8 +158,12 @@ impl Chaos {
             let chunk = self.chunk();
             self.feed(Input::Chunk(chunk));
         } else if self.watching && self.random.chance(90) {
-            let message = self.message();
-            self.feed(Input::Message(message));
+            // As the shell does, several messages may be decided on before anything is executed.
+            for _ in 0..self.random.below(4) {
+                let message = self.message();
+                self.decide(Input::Message(message));
+            }
+            self.feed(Input::Tick);
         } else if let Some(deadline) = self.machine.deadline() {
             self.now = self.now.max(deadline) + Duration::from_millis(self.random.below(50));
             self.feed(Input::Tick);
@@ -188,12 +192,17 @@ impl Chaos {
         );
     }
 
-    fn feed(&mut self, input: Input) {
+    fn decide(&mut self, input: Input) -> Demand {
         let demand = Demand {
             lowest: self.random.chance(30).then_some(self.revision() + 1),
             sync: self.random.chance(20).then_some(1 + self.random.below(5)),
         };
         self.machine.handle(self.now, demand, input);
+        demand
+    }
+
+    fn feed(&mut self, input: Input) {
+        let demand = self.decide(input);
         for turn in 0.. {
             assert!(turn < 1000, "actions never end: {:?}", self.machine);
             let Some(action) = self.machine.action() else { break };

@@ -153,11 +153,11 @@ impl Machine {
     }
 
     fn confirm(&mut self, now: Instant, revision: Revision) {
-        if self.queue.is_empty() {
+        self.flush(Some(now));
+        if self.applying == 0 {
             self.publish_confirmed(revision);
         } else {
-            self.fresh.pending_confirm = Some(revision);
-            self.flush(Some(now));
+            self.fresh.pending_confirm = self.fresh.pending_confirm.max(Some(revision));
         }
     }
 
@@ -172,7 +172,7 @@ impl Machine {
 
     /// The cursor moved by a load or a batch: what waited for that may follow.
     pub(super) fn cursor_moved(&mut self) {
-        match self.fresh.pending_confirm.take() {
+        match self.fresh.pending_confirm.take_if(|_| self.applying == 0) {
             Some(revision) => self.publish_confirmed(revision),
             None => self.settle_as_of(),
         }
@@ -331,7 +331,7 @@ impl Machine {
             let kind = SourceErrorKind::Malformed;
             return self.fail(now, SourceError::new(kind, "a count without header"));
         };
-        if cursor != self.known.cursor || !self.queue.is_idle() {
+        if cursor != self.known.cursor || !self.queue.is_idle() || self.applying > 0 {
             // Events came meanwhile. The count is of a state at or after them, and applying only
             // some of them would be neither state; the next count will tell.
             return;
