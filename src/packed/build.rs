@@ -4,33 +4,25 @@
 
 use std::sync::Arc;
 
-use super::group::Group;
+use super::Packed;
 use super::pieces::{groups_of, pages_of, runs_of};
 use super::root::{Root, Tally};
 use super::run::Run;
-use super::{GROUP_FILL, GROUP_MIN, Packed, RUN_FILL, RUN_MIN};
+use super::sizes::{GROUP_FILL, RUN_FILL, RUN_MIN};
 use crate::entry::Entry;
 
 /// Packs entries pushed in ascending order, **O(1)** each.
 ///
-/// A piece is closed when enough is behind it that the last piece is never too small.
+/// Nothing is packed before the end: the pieces then lie close together in memory, not scattered
+/// among the entries, and a search stays within few pages of it.
 pub(crate) struct Builder<T> {
-    runs: Vec<Arc<Run<T>>>,
-    /// The groups behind the last run.
-    groups: Vec<Arc<Group<T>>>,
-    /// The entries behind the last group.
     entries: Vec<Arc<Entry<T>>>,
     tally: Tally,
 }
 
 impl<T> Builder<T> {
     pub(crate) fn new() -> Self {
-        Builder {
-            runs: Vec::new(),
-            groups: Vec::new(),
-            entries: Vec::new(),
-            tally: Tally::default(),
-        }
+        Builder { entries: Vec::new(), tally: Tally::default() }
     }
 
     /// Appends an entry.
@@ -43,20 +35,21 @@ impl<T> Builder<T> {
         }
         self.tally.add(&entry);
         self.entries.push(entry);
-        if self.entries.len() == GROUP_FILL + GROUP_MIN {
-            self.groups.push(Arc::new(Group::new(self.entries.drain(..GROUP_FILL).collect())));
-        }
-        if self.groups.len() == RUN_FILL + RUN_MIN {
-            let run = Run::new(self.groups.drain(..RUN_FILL).collect(), None);
-            self.runs.push(Arc::new(run));
-        }
         Ok(())
     }
 
-    pub(crate) fn finish(mut self) -> Packed<T> {
-        self.groups.extend(groups_of(self.entries));
-        self.runs.extend(runs_of(self.groups, None));
-        let pages = pages_of(self.runs, None).collect();
+    /// Packs what was pushed. **O(n)**.
+    pub(crate) fn finish(self) -> Packed<T> {
+        let mut groups = Vec::with_capacity(RUN_FILL + RUN_MIN);
+        let mut runs = Vec::with_capacity(self.entries.len() / (GROUP_FILL * RUN_FILL) + 1);
+        for group in groups_of(self.entries) {
+            groups.push(group);
+            if groups.len() == RUN_FILL + RUN_MIN {
+                runs.push(Arc::new(Run::new(groups.drain(..RUN_FILL).collect(), None)));
+            }
+        }
+        runs.extend(runs_of(groups, None));
+        let pages = pages_of(runs, None).collect();
         Packed { root: Arc::new(Root::new(pages, None, self.tally)) }
     }
 }

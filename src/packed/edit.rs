@@ -9,9 +9,9 @@ use std::vec;
 
 use super::group::{Entries, Group};
 use super::pieces::{groups_of, pages_of, runs_of, settle, settle_shared};
-use super::root::{Page, Root};
+use super::root::{Page, Root, Tally};
 use super::run::{Place, Run};
-use super::{Builder, Packed};
+use super::{Builder, Packed, touch};
 use crate::entry::Entry;
 
 /// One change of a batch.
@@ -45,19 +45,8 @@ impl<T> Packed<T> {
         if steps.is_empty() {
             return self.clone();
         }
-        let mut tally = root.tally();
-        for step in &steps {
-            if let (group, Ok(index)) = step.place {
-                tally.subtract(
-                    &root.pages()[step.page].runs()[step.run].groups()[group].entries()[index],
-                );
-            }
-            if let Edit::Put(entry) = &step.edit {
-                tally.add(entry);
-            }
-        }
-        let mut editor = Editor { steps: steps.into_iter().peekable() };
-        let pages = editor.edit_root(root);
+        let tally = tally_after(root, &steps);
+        let pages = Editor { steps: steps.into_iter().peekable() }.edit_root(root);
         Packed { root: Arc::new(Root::new(pages, Some(root), tally)) }
     }
 }
@@ -104,6 +93,21 @@ fn steps_of<T>(root: &Root<T>, edits: Vec<Edit<T>>) -> Vec<Step<T>> {
     steps
 }
 
+/// The sums over the entries of the new version.
+fn tally_after<T>(root: &Root<T>, steps: &[Step<T>]) -> Tally {
+    let mut tally = root.tally();
+    for step in steps {
+        if let (group, Ok(index)) = step.place {
+            let run = &root.pages()[step.page].runs()[step.run];
+            tally.subtract(&run.groups()[group].entries()[index]);
+        }
+        if let Edit::Put(entry) = &step.edit {
+            tally.add(entry);
+        }
+    }
+    tally
+}
+
 /// Takes the steps of a batch in order while it visits the pieces they fall into.
 struct Editor<T> {
     steps: Peekable<vec::IntoIter<Step<T>>>,
@@ -127,6 +131,7 @@ impl<T> Editor<T> {
 
     fn edit_page(&mut self, at_page: usize, page: &Page<T>) -> Vec<Arc<Run<T>>> {
         let mut runs = Vec::with_capacity(page.runs().len() + 1);
+        touch(page.runs());
         let mut next = 0;
         while let Some(step) = self.steps.peek().filter(|step| step.page == at_page) {
             let at = step.run;
@@ -143,6 +148,7 @@ impl<T> Editor<T> {
 
     fn edit_run(&mut self, at_run: (usize, usize), run: &Run<T>) -> Vec<Arc<Group<T>>> {
         let mut groups = Vec::with_capacity(run.groups().len() + 1);
+        touch(run.groups());
         let mut next = 0;
         while let Some(step) = self.steps.peek().filter(|step| (step.page, step.run) == at_run) {
             let at = step.place.0;
@@ -162,6 +168,7 @@ impl<T> Editor<T> {
     ) {
         let mut entries = Entries::new();
         let mut old = group.entries();
+        touch(old);
         let mut values_only = true;
         let here = |step: &Step<T>| ((step.page, step.run), step.place.0) == at_group;
         while let Some(step) = self.steps.next_if(here) {

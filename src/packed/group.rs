@@ -8,14 +8,15 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::GROUP_MAX;
 use super::heads::{Heads, common_prefix, first_above};
+use super::sizes::GROUP_MAX;
 use crate::entry::Entry;
 
 /// Pointers to at most [`GROUP_MAX`] entries.
 pub(super) type Entries<T> = SmallVec<[Arc<Entry<T>>; GROUP_MAX]>;
 
 /// At least one entry, at most [`GROUP_MAX`].
+#[repr(C)]
 pub(super) struct Group<T> {
     heads: Heads<GROUP_MAX>,
     entries: Entries<T>,

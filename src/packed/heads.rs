@@ -26,6 +26,7 @@ pub(super) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
 
 /// The heads of up to `N` keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub(super) struct Heads<const N: usize> {
     /// The length of the prefix that the keys share.
     skip: usize,
@@ -115,36 +116,30 @@ fn below(column: &[u64], head: u64) -> usize {
 pub(super) struct Fence {
     /// What *all* keys of the pieces share: a key that is present has it.
     prefix: Box<[u8]>,
-    len: usize,
-    /// Filled up with the greatest head to full blocks.
-    column: Box<[[u64; BLOCK]]>,
+    column: Box<[u64]>,
 }
-
-const BLOCK: usize = 16;
 
 impl Fence {
     /// A fence over first keys, which ascend; `last` is the last key of the last piece.
-    pub(super) fn over<'k>(mut firsts: impl Iterator<Item = &'k [u8]>, last: &[u8]) -> Self {
+    pub(super) fn over<'k>(
+        mut firsts: impl ExactSizeIterator<Item = &'k [u8]>,
+        last: &[u8],
+    ) -> Self {
+        let mut column = Vec::with_capacity(firsts.len());
         let Some(first) = firsts.next() else { return Fence::default() };
         let skip = common_prefix(first, last);
-        let mut column = vec![head(first, skip)];
+        column.push(head(first, skip));
         column.extend(firsts.map(|key| head(key, skip)));
-        let len = column.len();
-        column.resize(len.next_multiple_of(BLOCK), u64::MAX);
-        Fence { prefix: first[..skip].into(), len, column: column.as_chunks().0.into() }
+        Fence { prefix: first[..skip].into(), column: column.into() }
     }
 
     /// The piece that holds `key`, if `key` is present. `first` gives the first key of a piece.
     #[inline]
     pub(super) fn locate<'k>(&self, key: &[u8], first: impl Fn(usize) -> &'k [u8]) -> usize {
         let head = head(key, self.prefix.len());
-        let full: usize =
-            self.column.iter().map(|block| usize::from(block[BLOCK - 1] < head)).sum();
-        let in_block = self.column.get(full).map_or(0, |block| below(block, head));
-        let start = full * BLOCK + in_block;
-        let column = &self.column.as_flattened()[..self.len];
-        let after = if column.get(start) == Some(&head) {
-            first_above(start, end_of_ties(column, start), key, first)
+        let start = self.column.partition_point(|h| *h < head);
+        let after = if self.column.get(start) == Some(&head) {
+            first_above(start, end_of_ties(&self.column, start), key, first)
         } else {
             start
         };
@@ -156,7 +151,7 @@ impl Fence {
     pub(super) fn locate_any<'k>(&self, key: &[u8], first: impl Fn(usize) -> &'k [u8]) -> usize {
         match key[..self.prefix.len().min(key.len())].cmp(&*self.prefix) {
             Ordering::Less => 0,
-            Ordering::Greater => self.len.saturating_sub(1),
+            Ordering::Greater => self.column.len().saturating_sub(1),
             Ordering::Equal => self.locate(key, first),
         }
     }
@@ -167,9 +162,13 @@ impl Fence {
 
     /// Panics unless this is what [`Fence::over`] makes of the same keys.
     #[cfg(test)]
-    pub(super) fn validate<'k>(&self, firsts: impl Iterator<Item = &'k [u8]>, last: &[u8]) {
+    pub(super) fn validate<'k>(
+        &self,
+        firsts: impl ExactSizeIterator<Item = &'k [u8]>,
+        last: &[u8],
+    ) {
         let fresh = Fence::over(firsts, last);
         assert_eq!(self.prefix, fresh.prefix, "a fence has the wrong prefix");
-        assert_eq!((self.len, &self.column), (fresh.len, &fresh.column), "a fence is wrong");
+        assert_eq!(self.column, fresh.column, "a fence has wrong heads");
     }
 }

@@ -5,34 +5,34 @@
 //!
 //! # Shape
 //!
-//! Entries lie in *runs* of up to [`RUN_MAX`], runs in *pages* of up to [`PAGE_MAX`], and one root
-//! holds the pages. Every level has a column of integers beside its pointers: the eight bytes of
-//! each key behind the prefix that all keys of the column share (see `heads`). A search scans one
-//! column per level and compares a whole key only where integers tie, which for a key that is
-//! present is once.
+//! Pointers to entries lie in *groups* of up to [`GROUP_MAX`](sizes::GROUP_MAX), groups in *runs*,
+//! runs in *pages*, and one root holds the pages. Every piece has a column of integers beside its
+//! pointers: the eight bytes of each key behind the prefix that all keys below share (see
+//! `heads`); above the groups it is the first key of each piece. A search scans one column per
+//! level and compares a whole key only where integers tie, which for a key that is present is once.
 //!
-//! Root, pages, runs and the small groups of entries inside a run are shared by `Arc` and never
-//! change. An edit makes a new root beside the old one and shares everything it did not touch, so
-//! a clone is a snapshot, and a difference skips what two versions have in common by comparing
-//! pointers.
+//! The columns of root and pages are short enough to stay in a cache. What a look-up waits for is
+//! one run, one group and one entry.
+//!
+//! Root, pages, runs and groups are shared by `Arc` and never change. An edit makes a new root
+//! beside the old one and shares everything it did not touch, so a clone is a snapshot, and a
+//! difference skips what two versions have in common by comparing pointers.
 //!
 //! # Cost
 //!
-//! With n entries, r the runs of a page, p the pages:
-//!
-//! - `get`, `search`: three columns and about one key; columns of pages and runs are bounded.
-//! - `edit` of m keys: m searches, the m groups and runs they lie in, their pages, and the root of
-//!   p pages. A changed value copies one group of [`GROUP`] pointers and the list of groups;
-//!   an added or removed key copies the pointers of its run from there on.
-//! - `diff`: the pages, the runs of changed pages, the entries of changed groups.
-//! - `nth` and the rank of a key: two searches in cumulative counts.
+//! - `get`, `search`: four columns and about one key.
+//! - `edit` of m keys: m searches; one group, one run and their page for each key, at most once;
+//!   the root. Copying a piece counts up every pointer in it, which costs more than the search: it
+//!   is what the small groups are for.
+//! - `diff`: the pages, the runs of changed pages, the groups of changed runs, the entries of
+//!   changed groups.
+//! - `nth` and the rank of a key: a search in cumulative counts.
 //!
 //! # Occupancy
 //!
-//! A run holds at least [`RUN_MIN`] entries and a page at least [`PAGE_MIN`] runs, unless it is
-//! the only one. What gets too full is split evenly; what gets too empty is joined with a
-//! neighbour, and split evenly if that is too full. Memory follows the number of entries after any
-//! history.
+//! Every piece is at least about a quarter full, unless it is the only one of its level. What gets
+//! too full is split evenly; what gets too empty is joined with a neighbour, and split evenly if
+//! that is too full. Memory follows the number of entries after any history.
 
 mod build;
 mod diff;
@@ -55,9 +55,6 @@ use crate::entry::Entry;
 pub(crate) use self::build::Builder;
 pub(crate) use self::edit::Edit;
 pub(crate) use self::slice::{Iter, Slice};
-
-use self::sizes::{GROUP_FILL, GROUP_MAX, GROUP_MIN};
-use self::sizes::{PAGE_FILL, PAGE_MAX, PAGE_MIN, RUN_FILL, RUN_MAX, RUN_MIN};
 
 /// Entries ascending by key, each key once. A clone is **O(1)** and never changes.
 pub(crate) struct Packed<T> {
@@ -113,4 +110,10 @@ impl<T> Packed<T> {
     pub(crate) fn validate(&self) {
         self.root.validate();
     }
+}
+
+/// Loads the counts of `pieces`, all at once. Counting up or down, which comes next, would load
+/// them one after another.
+fn touch<P>(pieces: &[Arc<P>]) {
+    std::hint::black_box(pieces.iter().map(Arc::strong_count).sum::<usize>());
 }

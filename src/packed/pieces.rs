@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::group::Group;
 use super::root::Page;
 use super::run::Run;
-use super::{GROUP_FILL, GROUP_MAX, GROUP_MIN, PAGE_FILL, PAGE_MAX, PAGE_MIN};
-use super::{RUN_FILL, RUN_MAX, RUN_MIN};
+use super::sizes::{GROUP_FILL, GROUP_MAX, GROUP_MIN};
+use super::sizes::{PAGE_FILL, PAGE_MAX, PAGE_MIN, RUN_FILL, RUN_MAX, RUN_MIN};
 use crate::entry::Entry;
 
 /// A piece of a level, with a lower bound on its size.
@@ -53,7 +53,7 @@ impl<T> Piece for Arc<Group<T>> {
 
 impl<T> Piece for Arc<Run<T>> {
     fn is_small(&self) -> bool {
-        self.groups().len() < RUN_MIN
+        self.width() < RUN_MIN
     }
 
     fn join(&self, right: &Self, out: &mut Vec<Self>) {

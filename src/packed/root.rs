@@ -232,7 +232,7 @@ fn same_bounds<T, P: Bounded<T>>(old: &[Arc<P>], new: &[Arc<P>]) -> bool {
 #[cfg(test)]
 impl<T> Root<T> {
     pub(super) fn validate(&self) {
-        use super::{PAGE_MAX, PAGE_MIN, RUN_MIN};
+        use super::sizes::{PAGE_MAX, PAGE_MIN, RUN_MIN};
 
         let mut tally = Tally::default();
         let mut previous: Option<&[u8]> = None;

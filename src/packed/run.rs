@@ -7,22 +7,26 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::RUN_MAX;
 use super::group::Group;
 use super::heads::{Heads, common_prefix, first_above};
+use super::sizes::RUN_MAX;
 use crate::entry::Entry;
 
 /// Pointers to at most [`RUN_MAX`] groups.
 pub(super) type Groups<T> = SmallVec<[Arc<Group<T>>; RUN_MAX]>;
 
 /// At least one group, at most [`RUN_MAX`].
+#[repr(C)]
 pub(super) struct Run<T> {
+    /// The number of entries. First, with the length in `heads` behind it: an edit reads both of
+    /// every run it keeps, and the counts of the `Arc` are on the same cache line.
+    len: usize,
     /// Over the first keys of the groups. The prefix is that of *all* keys of the run: a key that
     /// is present has it, so that a look-up need not check.
     heads: Heads<RUN_MAX>,
     groups: Groups<T>,
     /// Entries up to the end of each group.
-    ends: [u32; RUN_MAX],
+    ends: [usize; RUN_MAX],
 }
 
 /// A place in a run: the group, and the index in it or where to insert.
@@ -38,10 +42,10 @@ impl<T> Run<T> {
         let mut ends = [0; RUN_MAX];
         let mut sum = 0;
         for (end, group) in ends.iter_mut().zip(&groups) {
-            sum += group.len() as u32;
+            sum += group.len();
             *end = sum;
         }
-        Run { heads, groups, ends }
+        Run { len: sum, heads, groups, ends }
     }
 
     /// Whether `groups` have the first keys of this run's groups, and its last key.
@@ -50,15 +54,22 @@ impl<T> Run<T> {
     fn has_heads_of(&self, groups: &[Arc<Group<T>>]) -> bool {
         self.groups.len() == groups.len()
             && self.groups.iter().zip(groups).enumerate().all(|(at, (old, new))| {
-                let (old, new) = (old.entries(), new.entries());
-                let last = at + 1 == groups.len();
-                same_key(&old[0], &new[0])
-                    && (!last || same_key(&old[old.len() - 1], &new[new.len() - 1]))
+                Arc::ptr_eq(old, new) || {
+                    let (old, new) = (old.entries(), new.entries());
+                    let last = at + 1 == groups.len();
+                    same_key(&old[0], &new[0])
+                        && (!last || same_key(&old[old.len() - 1], &new[new.len() - 1]))
+                }
             })
     }
 
     pub(super) fn len(&self) -> usize {
-        self.end_of(self.groups.len() - 1)
+        self.len
+    }
+
+    /// The number of groups.
+    pub(super) fn width(&self) -> usize {
+        self.heads.len()
     }
 
     pub(super) fn groups(&self) -> &[Arc<Group<T>>] {
@@ -79,7 +90,7 @@ impl<T> Run<T> {
     }
 
     fn end_of(&self, group: usize) -> usize {
-        self.ends[group] as usize
+        self.ends[group]
     }
 
     fn start_of(&self, group: usize) -> usize {
@@ -153,7 +164,7 @@ impl<T> Run<T> {
         for (at, group) in self.groups.iter().enumerate() {
             group.validate();
             let alone = alone && len == 1;
-            assert!(alone || group.len() >= super::GROUP_MIN, "a group of {}", group.len());
+            assert!(alone || group.len() >= super::sizes::GROUP_MIN, "a group of {}", group.len());
             end += group.len();
             assert_eq!(self.end_of(at), end, "a run has wrong counts");
         }
