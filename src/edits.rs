@@ -8,12 +8,12 @@ use std::time::SystemTime;
 
 use smallvec::SmallVec;
 
-use crate::batch::{Batch, KeyHistory};
+use crate::batch::Batch;
 use crate::decode::{BadValues, DecodeError, Decoder, Rejection, decode};
 use crate::delta::Change;
 use crate::entry::{Entry, Numbers};
 use crate::event::{RawKeyValue, Revision};
-use crate::packed::{Builder, Edit, Packed};
+use crate::packed::{Builder, Edit, Packed, Place};
 use crate::view::View;
 
 /// How values are decoded and what bad ones show; the same for batches and loads.
@@ -90,8 +90,8 @@ impl<T: 'static> Decoding<T> {
 struct Edits<T> {
     base: View<T>,
     now: SystemTime,
-    entries: Vec<Edit<T>>,
-    rejected: Vec<Edit<Rejection>>,
+    entries: Vec<(Place, Edit<T>)>,
+    rejected: Vec<(Place, Edit<Rejection>)>,
     hidden: usize,
     changes: Vec<Change<T>>,
 }
@@ -108,10 +108,11 @@ impl<T> Edits<T> {
         }
     }
 
-    /// Books the outcome for one key; keys must come ascending.
-    fn book(&mut self, key: &[u8], outcome: Outcome<T>) {
-        let old = self.base.entries.get(key);
-        let was_rejected = self.base.rejected.get(key);
+    /// Books the outcome for one key, which has `place` among the entries; keys must come ascending.
+    fn book(&mut self, key: &[u8], place: Place, outcome: Outcome<T>) {
+        let old = self.base.entries.at(&place);
+        let rejected_place = self.base.rejected.place(key);
+        let was_rejected = self.base.rejected.at(&rejected_place);
         if was_rejected.is_some_and(|rejected| !rejected.value().shown) {
             self.hidden -= 1;
         }
@@ -131,9 +132,11 @@ impl<T> Edits<T> {
                 let rejection = Rejection { error: Arc::new(error), since, shown: shows };
                 self.hidden += usize::from(!shows);
                 let entry = Entry::decoded(key, numbers, rejection);
-                self.rejected.push(Edit::Put(Arc::new(entry)));
+                self.rejected.push((rejected_place, Edit::Put(Arc::new(entry))));
             }
-            None if was_rejected.is_some() => self.rejected.push(Edit::Remove(key.into())),
+            None if was_rejected.is_some() => {
+                self.rejected.push((rejected_place, Edit::Remove(key.into())));
+            }
             None => {}
         }
         match outcome.shown {
@@ -141,12 +144,12 @@ impl<T> Edits<T> {
             Shown::Nothing => {
                 if let Some(old) = old {
                     self.changes.push(Change::Removed(Arc::clone(old)));
-                    self.entries.push(Edit::Remove(key.into()));
+                    self.entries.push((place, Edit::Remove(key.into())));
                 }
             }
             Shown::Entry(new) => {
                 self.changes.extend(Change::between(old, Some(&new)));
-                self.entries.push(Edit::Put(new));
+                self.entries.push((place, Edit::Put(new)));
             }
         }
     }
@@ -165,18 +168,22 @@ impl<T> Edits<T> {
     }
 }
 
-/// The view after a judged batch, and what it changes. Revisions are moved by the caller.
+/// The view after a judged batch, and what it changes. `places` are those of the keys the batch asked
+/// for, in `base`. Revisions are moved by the caller.
 pub(crate) fn after_batch<T: 'static>(
     base: &View<T>,
     batch: Batch,
+    places: &[Place],
     decoding: &Decoding<T>,
     now: SystemTime,
 ) -> (View<T>, Vec<Change<T>>) {
     let mut edits = Edits::new(base, now);
-    for KeyHistory { key, deleted, puts } in batch.keys {
-        let old = if deleted { None } else { base.entries.get(&key) };
-        let outcome = decoding.decide(puts, old);
-        edits.book(&key, outcome);
+    for history in batch.keys {
+        let place = places[history.asked];
+        let key: SmallVec<[u8; 64]> = SmallVec::from_slice(history.key());
+        let old = if history.deleted { None } else { base.entries.at(&place) };
+        let outcome = decoding.decide(history.puts, old);
+        edits.book(&key, place, outcome);
     }
     edits.finish()
 }
@@ -265,7 +272,10 @@ impl<T: 'static> Loading<T> {
                 // `page` has checked that keys ascend, so the builder takes it.
                 let _ = builder.push(entry);
             }
-            (_, outcome) => self.edits.book(&key, outcome),
+            (_, outcome) => {
+                let place = self.base.entries.place(&key);
+                self.edits.book(&key, place, outcome);
+            }
         }
     }
 
@@ -283,7 +293,8 @@ impl<T: 'static> Loading<T> {
             };
             self.next_entry += usize::from(entry == Some(gone));
             self.next_rejected += usize::from(rejected == Some(gone));
-            self.edits.book(gone, Outcome { shown: Shown::Nothing, rejected: None });
+            let place = base.entries.place(gone);
+            self.edits.book(gone, place, Outcome { shown: Shown::Nothing, rejected: None });
         }
     }
 

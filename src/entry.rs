@@ -1,27 +1,24 @@
 //! One key of a view: the decoded value with etcd's own numbers beside it.
 //!
-//! Owns the entry's layout: the key lies inside the entry's allocation up to
-//! [`INLINE_KEY`] bytes. Must not know where entries are stored or how values are decoded.
+//! Owns the entry's layout: what a look-up reads comes first, and a short key lies inside the
+//! entry's allocation (see `key`). Must not know where entries are stored or how values are decoded.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use smallvec::SmallVec;
-
 use crate::event::{RawKeyValue, Revision};
-
-/// Keys up to this many bytes need no allocation of their own.
-const INLINE_KEY: usize = 48;
+use crate::key::Key;
 
 /// One key of the mirrored range with its decoded value. Immutable once made.
 ///
 /// Entries are handed out borrowed from a view, or as `Arc<Entry<T>>` that can be kept for ever:
 /// an update of the key makes a new entry and leaves old ones as they are.
+#[repr(C)]
 pub struct Entry<T> {
-    key: SmallVec<[u8; INLINE_KEY]>,
+    key: Key,
     value: T,
-    create_revision: Revision,
     mod_revision: Revision,
+    create_revision: Revision,
     version: i64,
     lease: i64,
 }
@@ -33,7 +30,7 @@ impl<T> Entry<T> {
     /// is 1, and there is no lease.
     pub fn new(key: impl AsRef<[u8]>, value: T, mod_revision: Revision) -> Self {
         Entry {
-            key: SmallVec::from_slice(key.as_ref()),
+            key: Key::new(key.as_ref()),
             value,
             create_revision: mod_revision,
             mod_revision,
@@ -45,7 +42,7 @@ impl<T> Entry<T> {
     /// An entry with the numbers of `numbers` and a decoded value.
     pub(crate) fn decoded(key: &[u8], numbers: Numbers, value: T) -> Self {
         Entry {
-            key: SmallVec::from_slice(key),
+            key: Key::new(key),
             value,
             create_revision: numbers.create_revision,
             mod_revision: numbers.mod_revision,
@@ -57,13 +54,13 @@ impl<T> Entry<T> {
     /// The key's bytes.
     #[must_use]
     pub fn key(&self) -> &[u8] {
-        &self.key
+        self.key.as_slice()
     }
 
     /// The key as text; bytes that are not UTF-8 are shown as replacement characters.
     #[must_use]
     pub fn key_str(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(&self.key)
+        String::from_utf8_lossy(self.key())
     }
 
     /// The decoded value.
@@ -107,14 +104,14 @@ impl<T> Entry<T> {
 
     /// Heap bytes of the key beyond the entry itself.
     pub(crate) fn key_heap_bytes(&self) -> usize {
-        if self.key.spilled() { self.key.capacity() } else { 0 }
+        self.key.heap_bytes()
     }
 }
 
 impl<T: fmt::Debug> fmt::Debug for Entry<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")
-            .field("key", &format_args!("{}", self.key.escape_ascii()))
+            .field("key", &format_args!("{}", self.key().escape_ascii()))
             .field("value", &self.value)
             .field("create_revision", &self.create_revision)
             .field("mod_revision", &self.mod_revision)

@@ -156,6 +156,7 @@ mod entry;
 mod error;
 mod event;
 mod guard;
+mod key;
 mod keyspace;
 mod mirror;
 mod observer;

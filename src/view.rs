@@ -12,7 +12,7 @@ use crate::decode::Rejection;
 use crate::delta::Change;
 use crate::entry::{Entry, Numbers};
 use crate::event::Revision;
-use crate::packed::{self, Packed, Slice};
+use crate::packed::{self, Packed, Place, Slice};
 use crate::range::KeyRange;
 
 /// The mirrored keys at one revision.
@@ -68,14 +68,15 @@ impl<T> View<T> {
         }
     }
 
-    /// The numbers of a known key: those of its newest value, decoded or not.
-    pub(crate) fn known(&self, key: &[u8]) -> Option<Numbers> {
+    /// The numbers of a known key: those of its newest value, decoded or not. `place` is that of
+    /// the key among the entries.
+    pub(crate) fn known(&self, key: &[u8], place: &Place) -> Option<Numbers> {
         if self.rejected.len() > 0
             && let Some(rejected) = self.rejected.get(key)
         {
             return Some(rejected.numbers());
         }
-        self.entries.get(key).map(|entry| entry.numbers())
+        self.entries.at(place).map(|entry| entry.numbers())
     }
 
     /// Entries plus rejected keys that show none: as many keys as etcd has in the range.
@@ -226,8 +227,11 @@ impl<T> View<T> {
     /// # Errors
     /// [`OutsideRange`] when the view cannot know the key.
     pub fn try_get(&self, key: impl AsRef<[u8]>) -> Result<Option<&Arc<Entry<T>>>, OutsideRange> {
-        self.check_key(key.as_ref())?;
-        Ok(self.entries.get(key.as_ref()))
+        // A key that is there is within the range, so only a miss has to be judged.
+        match self.entries.get(key.as_ref()) {
+            Some(entry) => Ok(Some(entry)),
+            None => self.check_key(key.as_ref()).map(|()| None),
+        }
     }
 
     /// [`range`](View::range) for bounds that come from a user.

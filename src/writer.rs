@@ -122,14 +122,18 @@ impl<T: Send + Sync + 'static> Writer<T> {
     pub fn apply(&mut self, responses: Vec<WatchResponse>) -> Result<Applied, ApplyError> {
         let header = responses.iter().rev().find_map(|response| response.header);
         let view = &self.view;
+        let mut places = Vec::new();
         let known = Known {
             range: &view.mirrored,
             cluster_id: view.cluster_id,
             confirmed: view.confirmed,
-            numbers: |key: &[u8]| view.known(key),
+            numbers: |keys: &[&[u8]]| {
+                places = view.entries.places(keys);
+                keys.iter().zip(&places).map(|(key, place)| view.known(key, place)).collect()
+            },
             continuity: self.continuity,
         };
-        let mut batch = judge(&known, responses)?;
+        let mut batch = judge(known, responses)?;
         self.note_member(header);
         let tolerated = std::mem::take(&mut batch.tolerated);
         let (events, duplicates) = (batch.events, batch.duplicates);
@@ -137,7 +141,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
         let mut applied = Applied { events, duplicates, tolerated, ..Applied::default() };
         if events > 0 {
             let (mut next, changes) =
-                after_batch(&self.view, batch, &self.decoding, SystemTime::now());
+                after_batch(&self.view, batch, &places, &self.decoding, SystemTime::now());
             next.revision = next.revision.max(revision);
             next.confirmed = next.confirmed.max(revision);
             next.cluster_id = next.cluster_id.or(cluster_id);

@@ -10,7 +10,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     // L0: words.
     ("event", &[]),
     ("range", &[]),
-    ("entry", &["event"]),
+    ("key", &[]),
+    ("entry", &["event", "key"]),
     ("error", &["event"]),
     // L1: pure. No lock, no I/O, no clock, no thread, no async.
     ("decode", &["event"]),

@@ -116,9 +116,10 @@ fn ranges(report: &mut Report, data: &Dataset) {
     let (ks, _writer) = contenders::key_space(data);
     let ordered = contenders::ordered(data);
     let mut random = Random::new(3);
-    // Keys are uniform over 16 zones, so some hex digits more leave about 100 of them.
-    let per_zone = data.kvs.len() / 16;
-    let digits = (per_zone / 100).max(1).ilog2().div_ceil(4) as usize;
+    // Keys are uniform over 16 zones; each hex digit more leaves a sixteenth of them. The number of
+    // digits is the one that comes nearest to 100 results, by ratio.
+    let per_zone = data.kvs.len() as f64 / 16.0;
+    let digits = (per_zone / 100.0).log(16.0).round().max(0.0) as usize;
     let prefixes: Vec<Vec<u8>> = (0..2_000)
         .map(|_| {
             let key = &data.kvs[random.below(data.kvs.len())].key;

@@ -49,10 +49,13 @@ fn judged(
         range: &KeyRange::prefix("/"),
         cluster_id: Some(CLUSTER),
         confirmed,
-        numbers: |key: &[u8]| keys.iter().find(|(k, _)| k.as_bytes() == key).map(|(_, n)| *n),
+        numbers: |asked: &[&[u8]]| {
+            let of = |key: &&[u8]| keys.iter().find(|(k, _)| k.as_bytes() == *key).map(|(_, n)| *n);
+            asked.iter().map(of).collect()
+        },
         continuity,
     };
-    judge(&known, responses)
+    judge(known, responses)
 }
 
 fn strict(confirmed: Revision, keys: Keys<'_>, events: Vec<Event>) -> Result<Batch, ApplyError> {
@@ -65,7 +68,7 @@ fn net(batch: &Batch) -> Vec<(String, String)> {
     let describe = |history: &KeyHistory| {
         let values: Vec<_> =
             history.puts.iter().map(|kv| String::from_utf8_lossy(&kv.value)).collect();
-        let key = String::from_utf8_lossy(&history.key).into_owned();
+        let key = String::from_utf8_lossy(history.key()).into_owned();
         let what = match (values.is_empty(), history.deleted) {
             (true, _) => "gone".to_owned(),
             (false, true) => format!("new {}", values.join(" ")),

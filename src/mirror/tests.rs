@@ -181,7 +181,8 @@ impl Chaos {
             let at = &self.history[usize::try_from(view.confirmed()).unwrap() - 1];
             assert_eq!(view.known_keys(), at.len(), "at {}", view.confirmed());
             for kv in at {
-                assert_eq!(view.known(&kv.key), Some(Numbers::from(kv)), "at {}", view.confirmed());
+                let known = view.known(&kv.key, &view.entries.place(&kv.key));
+                assert_eq!(known, Some(Numbers::from(kv)), "at {}", view.confirmed());
             }
         }
         let awaits = !self.pending.is_empty() || self.streaming || self.watching;

@@ -39,17 +39,17 @@ impl<T> Builder<T> {
     }
 
     /// Packs what was pushed. **O(n)**.
-    pub(crate) fn finish(self) -> Packed<T> {
+    pub(crate) fn finish(mut self) -> Packed<T> {
         let mut groups = Vec::with_capacity(RUN_FILL + RUN_MIN);
         let mut runs = Vec::with_capacity(self.entries.len() / (GROUP_FILL * RUN_FILL) + 1);
-        for group in groups_of(self.entries) {
+        for group in groups_of(&mut self.entries) {
             groups.push(group);
             if groups.len() == RUN_FILL + RUN_MIN {
                 runs.push(Arc::new(Run::new(groups.drain(..RUN_FILL).collect(), None)));
             }
         }
-        runs.extend(runs_of(groups, None));
-        let pages = pages_of(runs, None).collect();
+        runs.extend(runs_of(&mut groups, None));
+        let pages = pages_of(&mut runs, None).collect();
         Packed { root: Arc::new(Root::new(pages, None, self.tally)) }
     }
 }

@@ -6,14 +6,14 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
+use arrayvec::ArrayVec;
 
 use super::heads::{Heads, common_prefix, first_above};
 use super::sizes::GROUP_MAX;
 use crate::entry::Entry;
 
 /// Pointers to at most [`GROUP_MAX`] entries.
-pub(super) type Entries<T> = SmallVec<[Arc<Entry<T>>; GROUP_MAX]>;
+pub(super) type Entries<T> = ArrayVec<Arc<Entry<T>>, GROUP_MAX>;
 
 /// At least one entry, at most [`GROUP_MAX`].
 #[repr(C)]
@@ -52,6 +52,7 @@ impl<T> Group<T> {
     /// A key without the group's prefix is found out by the comparison of the whole key.
     #[inline]
     pub(super) fn get(&self, key: &[u8]) -> Option<&Arc<Entry<T>>> {
+        super::load_lines(&self.entries);
         let (start, tie) = self.heads.find(key);
         if !tie {
             return None;
@@ -64,6 +65,13 @@ impl<T> Group<T> {
     fn get_among_ties(&self, start: usize, key: &[u8]) -> Option<&Arc<Entry<T>>> {
         let ties = &self.entries[start..self.heads.end_of_ties(start)];
         ties.binary_search_by(|entry| entry.key().cmp(key)).ok().map(|index| &ties[index])
+    }
+
+    /// The entry that a search for `key` compares with it.
+    #[inline]
+    pub(super) fn candidate(&self, key: &[u8]) -> &Entry<T> {
+        let (start, _) = self.heads.find(key);
+        &self.entries[start.min(self.len() - 1)]
     }
 
     /// The index of `key`, or where it would be inserted.
@@ -92,7 +100,6 @@ impl<T> Group<T> {
     pub(super) fn validate(&self) {
         let len = self.entries.len();
         assert!((1..=GROUP_MAX).contains(&len), "a group of {len} entries");
-        assert!(!self.entries.spilled(), "a group with an allocation of its own");
         assert!(self.entries.is_sorted_by(|a, b| a.key() < b.key()), "a group does not ascend");
         let fresh = Heads::new(common_skip(&self.entries), self.entries.iter().map(|e| e.key()));
         assert_eq!(self.heads, fresh, "a group has wrong heads");

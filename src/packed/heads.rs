@@ -24,57 +24,61 @@ pub(super) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// The heads of up to `N` keys.
+/// The upper half of a [`head`], for the columns of small pieces: their keys share a long prefix.
+#[inline]
+fn short_head(key: &[u8], skip: u32) -> u32 {
+    (head(key, skip as usize) >> 32) as u32
+}
+
+/// The heads of up to `N` keys, four bytes each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub(super) struct Heads<const N: usize> {
     /// The length of the prefix that the keys share.
-    skip: usize,
-    len: usize,
+    skip: u32,
+    len: u32,
     /// Filled up with the greatest head, so that a scan needs no length.
-    column: [u64; N],
+    column: [u32; N],
 }
 
 impl<const N: usize> Heads<N> {
     /// The heads of ascending keys that share their first `skip` bytes.
     pub(super) fn new<'k>(skip: usize, keys: impl Iterator<Item = &'k [u8]>) -> Self {
-        let mut heads = Heads { skip, len: 0, column: [u64::MAX; N] };
-        for key in keys {
-            heads.push(head(key, skip));
+        // A shorter prefix is as true as the longest.
+        let skip = u32::try_from(skip).unwrap_or(u32::MAX);
+        let mut heads = Heads { skip, len: 0, column: [u32::MAX; N] };
+        for (key, place) in keys.zip(&mut heads.column) {
+            *place = short_head(key, skip);
+            heads.len += 1;
         }
         heads
     }
 
-    fn push(&mut self, head: u64) {
-        self.column[self.len] = head;
-        self.len += 1;
-    }
-
     #[inline]
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.len as usize
     }
 
     #[inline]
     pub(super) fn skip(&self) -> usize {
-        self.skip
+        self.skip as usize
     }
 
-    /// The number of keys whose head is below that of `key`, and whether more have the same.
+    /// The number of keys whose head is below that of `key`, and whether the next has the same.
     #[inline]
     pub(super) fn find(&self, key: &[u8]) -> (usize, bool) {
-        let head = head(key, self.skip);
-        let start = below(&self.column, head);
-        (start, start < self.len && self.column[start] == head)
+        let head = short_head(key, self.skip);
+        let start = self.column.iter().map(|h| u32::from(*h < head)).sum::<u32>() as usize;
+        (start, start < self.len() && self.column[start] == head)
     }
 
     /// The end of the heads that equal the one at `start`.
     pub(super) fn end_of_ties(&self, start: usize) -> usize {
-        end_of_ties(&self.column[..self.len], start)
+        end_of_ties(&self.column[..self.len()], start)
     }
 }
 
-fn end_of_ties(column: &[u64], start: usize) -> usize {
+fn end_of_ties<H: PartialEq>(column: &[H], start: usize) -> usize {
     start + column[start..].iter().take_while(|head| **head == column[start]).count()
 }
 
@@ -94,21 +98,6 @@ pub(super) fn first_above<'k>(
         }
     }
     low
-}
-
-/// Heads that are compared one by one, behind those that are skipped by their last.
-const STRIDE: usize = 4;
-
-/// The number of heads below `head`, in a column filled up to a multiple of [`STRIDE`].
-///
-/// Counts the strides that lie below as a whole, then in the next one. The loads wait for nothing,
-/// where those of a binary search wait for each other.
-#[inline]
-fn below(column: &[u64], head: u64) -> usize {
-    let (strides, _) = column.as_chunks::<STRIDE>();
-    let full: usize = strides.iter().map(|stride| usize::from(stride[STRIDE - 1] < head)).sum();
-    let Some(next) = strides.get(full) else { return column.len() };
-    full * STRIDE + next.iter().map(|h| usize::from(*h < head)).sum::<usize>()
 }
 
 /// The column over the first keys of any number of pieces.

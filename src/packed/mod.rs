@@ -40,6 +40,7 @@ mod edit;
 mod group;
 mod heads;
 mod pieces;
+mod place;
 mod root;
 mod run;
 mod sizes;
@@ -54,6 +55,7 @@ use crate::entry::Entry;
 
 pub(crate) use self::build::Builder;
 pub(crate) use self::edit::Edit;
+pub(crate) use self::place::Place;
 pub(crate) use self::slice::{Iter, Slice};
 
 /// Entries ascending by key, each key once. A clone is **O(1)** and never changes.
@@ -116,4 +118,12 @@ impl<T> Packed<T> {
 /// them one after another.
 fn touch<P>(pieces: &[Arc<P>]) {
     std::hint::black_box(pieces.iter().map(Arc::strong_count).sum::<usize>());
+}
+
+/// Loads the lines that `pieces` lie on without waiting for them: what a search reads after the
+/// column is there when the column is.
+#[inline]
+fn load_lines<P>(pieces: &[Arc<P>]) {
+    let words = pieces.iter().step_by(8).map(|piece| Arc::as_ptr(piece).addr());
+    std::hint::black_box(words.fold(0, std::ops::BitXor::bitxor));
 }

@@ -42,8 +42,8 @@ impl<T> Piece for Arc<Group<T>> {
     }
 
     fn join(&self, right: &Self, out: &mut Vec<Self>) {
-        let entries = self.entries().iter().chain(right.entries()).cloned().collect();
-        out.extend(groups_of(entries));
+        let mut entries = [self.entries(), right.entries()].concat();
+        out.extend(groups_of(&mut entries));
     }
 }
 
@@ -60,7 +60,7 @@ impl<T> Piece for Arc<Run<T>> {
         let mut groups = Vec::with_capacity(2 * RUN_MAX);
         settle_shared(&mut groups, self.groups());
         settle_shared(&mut groups, right.groups());
-        out.extend(runs_of(groups, None));
+        out.extend(runs_of(&mut groups, None));
     }
 }
 
@@ -73,34 +73,36 @@ impl<T> Piece for Arc<Page<T>> {
         let mut runs = Vec::with_capacity(2 * PAGE_MAX);
         settle_shared(&mut runs, self.runs());
         settle_shared(&mut runs, right.runs());
-        out.extend(pages_of(runs, None));
+        out.extend(pages_of(&mut runs, None));
     }
 }
 
-/// Cuts entries into groups.
-pub(super) fn groups_of<T>(entries: Vec<Arc<Entry<T>>>) -> impl Iterator<Item = Arc<Group<T>>> {
+/// Cuts entries into groups, and leaves none.
+pub(super) fn groups_of<T>(
+    entries: &mut Vec<Arc<Entry<T>>>,
+) -> impl Iterator<Item = Arc<Group<T>>> {
     let parts = even_parts(entries.len(), GROUP_FILL, GROUP_MAX);
-    let mut entries = entries.into_iter();
+    let mut entries = entries.drain(..);
     parts.map(move |part| Arc::new(Group::new(entries.by_ref().take(part.len()).collect())))
 }
 
-/// Cuts groups into runs. What comes from the run `like` may keep its heads.
-pub(super) fn runs_of<'a, T>(
-    groups: Vec<Arc<Group<T>>>,
-    like: Option<&'a Run<T>>,
-) -> impl Iterator<Item = Arc<Run<T>>> + use<'a, T> {
+/// Cuts groups into runs, and leaves none. What comes from the run `like` may keep its heads.
+pub(super) fn runs_of<T>(
+    groups: &mut Vec<Arc<Group<T>>>,
+    like: Option<&Run<T>>,
+) -> impl Iterator<Item = Arc<Run<T>>> {
     let parts = even_parts(groups.len(), RUN_FILL, RUN_MAX);
-    let mut groups = groups.into_iter();
+    let mut groups = groups.drain(..);
     parts.map(move |part| Arc::new(Run::new(groups.by_ref().take(part.len()).collect(), like)))
 }
 
-/// Cuts runs into pages. What comes from the page `like` may keep its fence.
-pub(super) fn pages_of<'a, T>(
-    runs: Vec<Arc<Run<T>>>,
-    like: Option<&'a Page<T>>,
-) -> impl Iterator<Item = Arc<Page<T>>> + use<'a, T> {
+/// Cuts runs into pages, and leaves none. What comes from the page `like` may keep its fence.
+pub(super) fn pages_of<T>(
+    runs: &mut Vec<Arc<Run<T>>>,
+    like: Option<&Page<T>>,
+) -> impl Iterator<Item = Arc<Page<T>>> {
     let parts = even_parts(runs.len(), PAGE_FILL, PAGE_MAX);
-    let mut runs = runs.into_iter();
+    let mut runs = runs.drain(..);
     parts.map(move |part| Arc::new(Page::new(runs.by_ref().take(part.len()).collect(), like)))
 }
 

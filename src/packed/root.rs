@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use super::group::Group;
 use super::heads::Fence;
 use super::run::{ARC_COUNTS, Run, same_key};
 use crate::entry::Entry;
@@ -58,6 +57,37 @@ impl<T> Page<T> {
             + size_of_val(&*self.ends)
             + size_of_val(&*self.runs)
             + self.runs.iter().map(|run| run.heap_bytes()).sum::<usize>()
+    }
+}
+
+/// A group in its run, so that its neighbours are found without a search.
+pub(super) struct Near<'a, T> {
+    run: &'a Run<T>,
+    group: usize,
+}
+
+impl<T> Clone for Near<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Near<'_, T> {}
+
+impl<'a, T> Near<'a, T> {
+    pub(super) fn entries(&self) -> &'a [Arc<Entry<T>>] {
+        self.run.groups()[self.group].entries()
+    }
+
+    /// The next group of the same run.
+    pub(super) fn next(self) -> Option<Self> {
+        let group = self.group + 1;
+        (group < self.run.width()).then_some(Near { group, ..self })
+    }
+
+    /// The group before, of the same run.
+    pub(super) fn previous(self) -> Option<Self> {
+        Some(Near { group: self.group.checked_sub(1)?, ..self })
     }
 }
 
@@ -148,14 +178,15 @@ impl<T> Root<T> {
     }
 
     /// The group that holds the entry of `rank`, and the rank of its first entry.
-    pub(super) fn group_at(&self, rank: usize) -> Option<(&Group<T>, usize)> {
+    pub(super) fn group_at(&self, rank: usize) -> Option<(Near<'_, T>, usize)> {
         let at_page = self.ends.partition_point(|end| *end <= rank);
         let page = self.pages.get(at_page)?;
         let before = start_of(&self.ends, at_page);
         let at_run = page.ends.partition_point(|end| before + *end <= rank);
         let before = before + start_of(&page.ends, at_run);
-        let (group, start) = page.runs[at_run].group_at(rank - before);
-        Some((group, before + start))
+        let run = &page.runs[at_run];
+        let (group, start) = run.group_at(rank - before);
+        Some((Near { run, group }, before + start))
     }
 
     pub(super) fn heap_bytes(&self) -> usize {

@@ -5,7 +5,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
+use arrayvec::ArrayVec;
 
 use super::group::Group;
 use super::heads::{Heads, common_prefix, first_above};
@@ -13,7 +13,7 @@ use super::sizes::RUN_MAX;
 use crate::entry::Entry;
 
 /// Pointers to at most [`RUN_MAX`] groups.
-pub(super) type Groups<T> = SmallVec<[Arc<Group<T>>; RUN_MAX]>;
+pub(super) type Groups<T> = ArrayVec<Arc<Group<T>>, RUN_MAX>;
 
 /// At least one group, at most [`RUN_MAX`].
 #[repr(C)]
@@ -24,13 +24,10 @@ pub(super) struct Run<T> {
     /// Over the first keys of the groups. The prefix is that of *all* keys of the run: a key that
     /// is present has it, so that a look-up need not check.
     heads: Heads<RUN_MAX>,
-    groups: Groups<T>,
     /// Entries up to the end of each group.
-    ends: [usize; RUN_MAX],
+    ends: [u16; RUN_MAX],
+    groups: Groups<T>,
 }
-
-/// A place in a run: the group, and the index in it or where to insert.
-pub(super) type Place = (usize, Result<usize, usize>);
 
 impl<T> Run<T> {
     /// A run of `groups`, ascending. The heads of `like` are taken if they fit.
@@ -40,12 +37,12 @@ impl<T> Run<T> {
             None => heads_of(&groups),
         };
         let mut ends = [0; RUN_MAX];
-        let mut sum = 0;
+        let mut sum = 0_u16;
         for (end, group) in ends.iter_mut().zip(&groups) {
-            sum += group.len();
+            sum += group.len() as u16;
             *end = sum;
         }
-        Run { len: sum, heads, groups, ends }
+        Run { len: usize::from(sum), heads, groups, ends }
     }
 
     /// Whether `groups` have the first keys of this run's groups, and its last key.
@@ -90,7 +87,7 @@ impl<T> Run<T> {
     }
 
     fn end_of(&self, group: usize) -> usize {
-        self.ends[group]
+        usize::from(self.ends[group])
     }
 
     fn start_of(&self, group: usize) -> usize {
@@ -100,6 +97,7 @@ impl<T> Run<T> {
     /// The group that holds `key`, if `key` is present.
     #[inline]
     pub(super) fn locate(&self, key: &[u8]) -> usize {
+        super::load_lines(&self.groups);
         let (start, tie) = self.heads.find(key);
         let after = if tie {
             let end = self.heads.end_of_ties(start);
@@ -116,7 +114,7 @@ impl<T> Run<T> {
     }
 
     /// The place of `key`, given its group by [`locate`](Self::locate).
-    pub(super) fn place(&self, at: usize, key: &[u8]) -> Place {
+    pub(super) fn place(&self, at: usize, key: &[u8]) -> (usize, Result<usize, usize>) {
         let group = &self.groups[at];
         let found = group.search(key);
         if let Err(index) = found
@@ -144,10 +142,10 @@ impl<T> Run<T> {
         found.map(|index| start + index).map_err(|index| start + index)
     }
 
-    /// The group that holds the entry of `rank`, and the rank of its first entry.
-    pub(super) fn group_at(&self, rank: usize) -> (&Group<T>, usize) {
+    /// The index of the group that holds the entry of `rank`, and the rank of its first entry.
+    pub(super) fn group_at(&self, rank: usize) -> (usize, usize) {
         let group = (0..self.groups.len()).filter(|group| self.end_of(*group) <= rank).count();
-        (&self.groups[group], self.start_of(group))
+        (group, self.start_of(group))
     }
 
     /// Heap bytes of the run and its groups, without what the entries point to.
@@ -159,7 +157,6 @@ impl<T> Run<T> {
     pub(super) fn validate(&self, alone: bool) {
         let len = self.groups.len();
         assert!((1..=RUN_MAX).contains(&len), "a run of {len} groups");
-        assert!(!self.groups.spilled(), "a run with an allocation of its own");
         let mut end = 0;
         for (at, group) in self.groups.iter().enumerate() {
             group.validate();

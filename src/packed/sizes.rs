@@ -17,4 +17,4 @@ pub(super) const RUN_MIN: usize = if cfg!(test) { 2 } else { 4 };
 /// Runs in a page.
 pub(super) const PAGE_MAX: usize = if cfg!(test) { 8 } else { 128 };
 pub(super) const PAGE_FILL: usize = if cfg!(test) { 6 } else { 96 };
-pub(super) const PAGE_MIN: usize = if cfg!(test) { 2 } else { 32 };
+pub(super) const PAGE_MIN: usize = if cfg!(test) { 2 } else { 16 };

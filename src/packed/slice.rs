@@ -6,7 +6,8 @@ use std::iter::FusedIterator;
 use std::slice;
 use std::sync::Arc;
 
-use super::root::Root;
+use super::load_lines;
+use super::root::{Near, Root};
 use crate::entry::Entry;
 
 /// Consecutive entries of a version, borrowed. Ranks count from the start of the slice.
@@ -61,7 +62,7 @@ impl<'a, T> Slice<'a, T> {
             return None;
         }
         let rank = self.start + rank;
-        self.root.group_at(rank).map(|(group, first)| &group.entries()[rank - first])
+        self.root.group_at(rank).map(|(near, first)| &near.entries()[rank - first])
     }
 
     pub(crate) fn first(&self) -> Option<&'a Arc<Entry<T>>> {
@@ -87,8 +88,10 @@ impl<'a, T> Slice<'a, T> {
         Iter {
             root: self.root,
             front: [].iter(),
+            near_front: None,
             start: self.start,
             end: self.end,
+            near_back: None,
             back: [].iter(),
         }
     }
@@ -99,9 +102,13 @@ pub(crate) struct Iter<'a, T> {
     root: &'a Root<T>,
     /// Comes first.
     front: slice::Iter<'a, Arc<Entry<T>>>,
+    /// The group that ends at `start`, if it is known.
+    near_front: Option<Near<'a, T>>,
     /// The ranks between `front` and `back`.
     start: usize,
     end: usize,
+    /// The group that begins at `end`, if it is known.
+    near_back: Option<Near<'a, T>>,
     /// Comes last.
     back: slice::Iter<'a, Arc<Entry<T>>>,
 }
@@ -118,10 +125,18 @@ impl<'a, T> Iter<'a, T> {
         if self.start == self.end {
             return None;
         }
-        let (group, first) = self.root.group_at(self.start)?;
-        let group = &group.entries()[self.start - first..];
+        let (near, first) = match self.near_front.and_then(Near::next) {
+            Some(near) => (near, self.start),
+            None => self.root.group_at(self.start)?,
+        };
+        if let Some(next) = near.next() {
+            // While this group is read, the pointers of the next one are on their way.
+            load_lines(next.entries());
+        }
+        let group = &near.entries()[self.start - first..];
         let group = &group[..group.len().min(self.end - self.start)];
         self.start += group.len();
+        self.near_front = Some(near);
         self.front = group.iter();
         Some(())
     }
@@ -131,8 +146,17 @@ impl<'a, T> Iter<'a, T> {
         if self.start == self.end {
             return None;
         }
-        let (group, first) = self.root.group_at(self.end - 1)?;
-        let group = &group.entries()[..self.end - first];
+        let group = match self.near_back.and_then(Near::previous) {
+            Some(near) => {
+                self.near_back = Some(near);
+                near.entries()
+            }
+            None => {
+                let (near, first) = self.root.group_at(self.end - 1)?;
+                self.near_back = Some(near);
+                &near.entries()[..self.end - first]
+            }
+        };
         let group = &group[group.len().saturating_sub(self.end - self.start)..];
         self.end -= group.len();
         self.back = group.iter();
@@ -162,7 +186,7 @@ impl<'a, T> Iterator for Iter<'a, T> {
 
     fn nth(&mut self, n: usize) -> Option<Self::Item> {
         let Some(beyond) = n.checked_sub(self.front.len()) else { return self.front.nth(n) };
-        self.front = [].iter();
+        (self.front, self.near_front) = ([].iter(), None);
         let skipped = beyond.min(self.end - self.start);
         self.start += skipped;
         if self.start < self.end { self.next() } else { self.back.nth(beyond - skipped) }
@@ -191,7 +215,7 @@ impl<T> DoubleEndedIterator for Iter<'_, T> {
 
     fn nth_back(&mut self, n: usize) -> Option<Self::Item> {
         let Some(beyond) = n.checked_sub(self.back.len()) else { return self.back.nth_back(n) };
-        self.back = [].iter();
+        (self.back, self.near_back) = ([].iter(), None);
         let skipped = beyond.min(self.end - self.start);
         self.end -= skipped;
         if self.start < self.end { self.next_back() } else { self.front.nth_back(beyond - skipped) }

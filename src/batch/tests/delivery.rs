@@ -35,20 +35,20 @@ fn gz20_another_cluster_is_refused() {
 #[test]
 fn gz20_a_view_of_no_cluster_takes_the_first_one_of_the_batch() {
     let range = KeyRange::all();
-    let known = Known {
+    let known = || Known {
         range: &range,
         cluster_id: None,
         confirmed: 0,
-        numbers: |_: &[u8]| None,
+        numbers: |asked: &[&[u8]]| vec![None; asked.len()],
         continuity: Continuity::Strict,
     };
     let first = response(vec![put("/a", "1", 5, 5, 1)]);
-    assert_eq!(judge(&known, vec![first.clone()]).unwrap().cluster_id, Some(CLUSTER));
+    assert_eq!(judge(known(), vec![first.clone()]).unwrap().cluster_id, Some(CLUSTER));
     let second = WatchResponse {
         header: Some(Header { cluster_id: 2, ..header(6).unwrap() }),
         ..response(vec![put("/b", "1", 6, 6, 1)])
     };
-    let refused = judge(&known, vec![first, second]).unwrap_err();
+    let refused = judge(known(), vec![first, second]).unwrap_err();
     assert_eq!(refused, ApplyError::ClusterMismatch { expected: CLUSTER, got: 2 });
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::{Builder, Edit, Packed};
-use super::{Model, apply, built, check_diff, check_same, check_slice, entry};
+use super::{Model, apply, built, check_diff, check_same, check_slice, edited, entry};
 
 /// Deterministic numbers that look random.
 struct Numbers(u64);
@@ -128,12 +128,12 @@ fn a_batch_without_effect_gives_the_same_version() {
     let keys: std::collections::BTreeSet<_> = (0..100).map(key).collect();
     let (packed, _) = built(&keys);
     let absent = vec![Edit::Remove(Box::from(*b"")), Edit::Remove(Box::from(*b"/zzz"))];
-    for same in [packed.edit(Vec::new()), packed.edit(absent)] {
+    for same in [edited(&packed, Vec::new()), edited(&packed, absent)] {
         assert!(Arc::ptr_eq(&same.root, &packed.root));
         assert!(same.diff(&packed).is_empty());
     }
     let empty = Packed::<u64>::default();
-    assert_eq!(empty.edit(vec![Edit::Remove(Box::from(*b"x"))]).len(), 0);
+    assert_eq!(edited(&empty, vec![Edit::Remove(Box::from(*b"x"))]).len(), 0);
     assert!(empty.get(b"").is_none());
     assert!(empty.all().first().is_none() && empty.all().last().is_none());
     assert_eq!(empty.all().search(b"x"), Err(0));
@@ -160,8 +160,8 @@ fn a_builder_of_any_length_equals_edits() {
         let (built, model) = built(&keys);
         check_same(&built, &model);
         let edits = model.values().map(|entry| Edit::Put(Arc::clone(entry))).collect();
-        let edited = Packed::default().edit(edits);
-        edited.validate();
-        assert!(edited.diff(&built).is_empty());
+        let packed = edited(&Packed::default(), edits);
+        packed.validate();
+        assert!(packed.diff(&built).is_empty());
     }
 }

@@ -18,6 +18,13 @@ fn entry(key: &[u8], value: u64) -> Arc<Entry<u64>> {
     Arc::new(Entry::new(key, value, 1))
 }
 
+/// The version after edits whose places are still to be found.
+fn edited(packed: &Packed<u64>, edits: Vec<Edit<u64>>) -> Packed<u64> {
+    let keys: Vec<_> = edits.iter().map(Edit::key).collect();
+    let places = packed.places(&keys);
+    packed.edit(places.into_iter().zip(edits).collect())
+}
+
 /// Applies a batch to both sides; the last write of a key in the batch counts.
 fn apply(packed: &Packed<u64>, model: &mut Model, batch: &Batch) -> Packed<u64> {
     let batch: BTreeMap<_, _> = batch.iter().cloned().collect();
@@ -32,7 +39,7 @@ fn apply(packed: &Packed<u64>, model: &mut Model, batch: &Batch) -> Packed<u64> 
             edits.push(Edit::Remove(key.into()));
         }
     }
-    let after = packed.edit(edits);
+    let after = edited(packed, edits);
     after.validate();
     after
 }
