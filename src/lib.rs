@@ -123,9 +123,10 @@
 //!
 //! # Trade-offs
 //!
-//! - **Memory.** Every entry of the prefix is in memory: an allocation with the key (up to 48 bytes of
+//! - **Memory.** Every entry of the prefix is in memory: an allocation with the key (up to 46 bytes of
 //!   it inline), your value and etcd's numbers, and some bytes of columns around it. A snapshot keeps
-//!   what was replaced since it was taken. [`stats`](KeySpace::stats) estimates.
+//!   what was replaced since it was taken. [`stats`](KeySpace::stats) estimates. [`storage`] explains
+//!   the data structure.
 //! - **Writes.** A batch copies the parts of the storage that it touches, which are of bounded size, so
 //!   it costs its events and not the number of keys. A reload costs a pass over everything, outside the
 //!   lock.
@@ -201,6 +202,11 @@ pub use writer::{Applied, LoadError, Writer};
 #[cfg(doc)]
 #[doc = include_str!("../docs/promises.md")]
 pub mod promises {}
+
+/// How the entries are stored, what each operation costs, and why.
+#[cfg(doc)]
+#[doc = include_str!("../docs/storage.md")]
+pub mod storage {}
 
 /// Compiles the examples of the README, all of whose features are needed.
 #[cfg(all(doctest, feature = "json", feature = "test-util"))]

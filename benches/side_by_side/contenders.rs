@@ -88,29 +88,25 @@ pub(crate) fn apply_persistent(map: &Persistent, ops: Vec<Op>) {
     drop(old);
 }
 
-/// An entry of the flat vector; pointers are moved, not keys and values.
-type Pointer = Box<(Vec<u8>, Stored)>;
-
-/// One sorted vector of pointers, rebuilt beside and swapped for each batch: the model's algorithm.
+/// One sorted vector, rebuilt beside and swapped for each batch: the model's algorithm.
+///
+/// Readers go on in the old version while the next one is made, as in a key space, so the entries
+/// are shared and not moved.
 pub(crate) struct Flat {
-    #[allow(
-        clippy::vec_box,
-        reason = "the model keeps pointers, whose moving is what is measured"
-    )]
-    entries: RwLock<Vec<Pointer>>,
+    entries: RwLock<Vec<Shared>>,
     /// The buffer of the version before, used again as the model does.
-    #[allow(clippy::vec_box, reason = "as above")]
-    spare: Vec<Pointer>,
+    spare: Vec<Shared>,
 }
+
+type Shared = Arc<(Vec<u8>, Stored)>;
 
 impl Flat {
     pub(crate) fn new(data: &Dataset) -> Self {
-        let entries = data.kvs.iter().cloned().map(Stored::new).map(Box::new).collect();
+        let entries = data.kvs.iter().cloned().map(Stored::new).map(Arc::new).collect();
         Flat { entries: RwLock::new(entries), spare: Vec::new() }
     }
 
-    /// Moves all entries to the other buffer, in runs between the changed keys, which is the least
-    /// this algorithm can do.
+    /// Copies all pointers to the other buffer, in runs between the changed keys.
     pub(crate) fn apply(&mut self, ops: Vec<Op>) {
         let mut changes: BTreeMap<Vec<u8>, Option<Stored>> = BTreeMap::new();
         for op in ops {
@@ -124,27 +120,22 @@ impl Flat {
                 }
             }
         }
-        let mut old = std::mem::take(&mut *self.entries.write());
         let mut next = std::mem::take(&mut self.spare);
-        next.reserve(old.len() + changes.len());
-        let mut ends = Vec::with_capacity(changes.len());
-        for key in changes.keys() {
-            let at = old.partition_point(|entry| entry.0 < *key);
-            ends.push((at, old.get(at).is_some_and(|entry| entry.0 == *key)));
-        }
-        let mut moved = 0;
-        let mut entries = old.drain(..);
-        for ((key, change), (at, found)) in changes.into_iter().zip(ends) {
-            next.extend(entries.by_ref().take(at - moved));
-            moved = at + usize::from(found);
-            if found {
-                drop(entries.next());
+        {
+            let old = self.entries.read();
+            next.reserve(old.len() + changes.len());
+            let mut copied = 0;
+            for (key, change) in changes {
+                let at = old.partition_point(|entry| entry.0 < key);
+                next.extend_from_slice(&old[copied..at]);
+                copied = at + usize::from(old.get(at).is_some_and(|entry| entry.0 == key));
+                next.extend(change.map(|stored| Arc::new((key, stored))));
             }
-            next.extend(change.map(|stored| Box::new((key, stored))));
+            next.extend_from_slice(&old[copied..]);
         }
-        next.extend(entries);
+        let mut old = std::mem::replace(&mut *self.entries.write(), next);
+        old.clear();
         self.spare = old;
-        *self.entries.write() = next;
     }
 
     pub(crate) fn len(&self) -> usize {

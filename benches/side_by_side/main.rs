@@ -1,7 +1,7 @@
 //! All bars side by side: ratios of two things measured in turn in one run.
 //!
 //! `cargo bench --bench side_by_side` runs them all; `-- --quick` with fewer keys; `-- S1 S6` only
-//! those; `-- storage` or `-- etcd` one half.
+//! those; `-- storage` or `-- etcd` one half; `-- holds` how long the write lock is held by size.
 
 mod contenders;
 mod data;
@@ -22,11 +22,14 @@ fn main() {
     let quick = flag("--quick");
     let halves = [flag("storage"), flag("etcd")];
     let bars = args.iter().filter(|arg| {
-        arg.starts_with(['S', 'E']) && arg[1..].starts_with(|c: char| c.is_ascii_digit())
+        *arg == "holds"
+            || arg.starts_with(['S', 'E']) && arg[1..].starts_with(|c: char| c.is_ascii_digit())
     });
     let bars: Vec<String> = bars.cloned().collect();
     let wants = |half: usize, letter: char| match (&halves, bars.is_empty()) {
-        (_, false) => bars.iter().any(|bar| bar.starts_with(letter)),
+        (_, false) => {
+            bars.iter().any(|bar| bar.starts_with(letter) || (half, &**bar) == (0, "holds"))
+        }
         ([false, false], true) => true,
         (halves, true) => halves[half],
     };

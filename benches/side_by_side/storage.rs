@@ -34,6 +34,26 @@ pub(crate) fn run(report: &mut Report, keys: usize, small: usize) {
         hard_sets(report, keys);
     }
     observer(report, &data);
+    drop(data);
+    if report.wants(&["holds"]) && keys > 100_000 {
+        holds_by_size();
+    }
+}
+
+/// How long the write lock is held, and what a batch costs in all, at very different sizes.
+fn holds_by_size() {
+    for keys in [10_000, 100_000, 1_000_000, 4_000_000] {
+        let data = Dataset::new(Shape::Plain, keys, 21);
+        let mut writes = Writes::new(Shape::Plain, &data, 22);
+        let mut store = contenders::into_key_space(data);
+        let rounds = (0..31).map(|_| {
+            let all = apply(&mut store, &mut writes, 1_000, true);
+            (store.0.stats().last_write_hold.as_secs_f64(), all.as_secs_f64())
+        });
+        let (holds, all): (Vec<f64>, Vec<f64>) = rounds.unzip();
+        let (hold, all) = (show(median(holds)), show(median(all)));
+        println!("     {keys} keys, batch of 1,000: write lock held {hold}, all work {all}");
+    }
 }
 
 fn time(work: impl FnOnce()) -> Duration {
@@ -263,7 +283,13 @@ fn batches(report: &mut Report, data: &Dataset, small: usize) {
                 time(|| flat.apply(batch.ops))
             },
         );
-        assert!(flat.len() > 0);
+        let words = vec![1_usize; flat.len()];
+        let mut copy = Vec::with_capacity(words.len());
+        let moved = (0..ROUNDS).map(|_| {
+            copy.clear();
+            time(|| copy.extend_from_slice(black_box(&words))).as_secs_f64()
+        });
+        println!("     moving as many pointers and nothing else: {}", show(median(moved.collect())));
     }
     if report.wants(&["S9"]) {
         let few = Dataset::new(Shape::Plain, small, 7);

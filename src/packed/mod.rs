@@ -3,36 +3,8 @@
 //! Owns the order of the entries and the memory they are kept in. Must not know revisions, events
 //! or ranges of a mirror, and holds no lock, clock or thread.
 //!
-//! # Shape
-//!
-//! Pointers to entries lie in *groups* of up to [`GROUP_MAX`](sizes::GROUP_MAX), groups in *runs*,
-//! runs in *pages*, and one root holds the pages. Every piece has a column of integers beside its
-//! pointers: the eight bytes of each key behind the prefix that all keys below share (see
-//! `heads`); above the groups it is the first key of each piece. A search scans one column per
-//! level and compares a whole key only where integers tie, which for a key that is present is once.
-//!
-//! The columns of root and pages are short enough to stay in a cache. What a look-up waits for is
-//! one run, one group and one entry.
-//!
-//! Root, pages, runs and groups are shared by `Arc` and never change. An edit makes a new root
-//! beside the old one and shares everything it did not touch, so a clone is a snapshot, and a
-//! difference skips what two versions have in common by comparing pointers.
-//!
-//! # Cost
-//!
-//! - `get`, `search`: four columns and about one key.
-//! - `edit` of m keys: m searches; one group, one run and their page for each key, at most once;
-//!   the root. Copying a piece counts up every pointer in it, which costs more than the search: it
-//!   is what the small groups are for.
-//! - `diff`: the pages, the runs of changed pages, the groups of changed runs, the entries of
-//!   changed groups.
-//! - `nth` and the rank of a key: a search in cumulative counts.
-//!
-//! # Occupancy
-//!
-//! Every piece is at least about a quarter full, unless it is the only one of its level. What gets
-//! too full is split evenly; what gets too empty is joined with a neighbour, and split evenly if
-//! that is too full. Memory follows the number of entries after any history.
+//! The page `docs/storage.md`, in the crate's documentation as `storage`, explains shape, costs and
+//! invariants (P1 to P5) once for all files here.
 
 mod build;
 mod diff;
