@@ -43,3 +43,24 @@ impl Key {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_every_length_are_kept_as_they_are() {
+        for length in (0..=2 * INLINE).chain([255, 256, 64 * 1024]) {
+            let bytes: Vec<u8> = (0..length).map(|n| n.to_le_bytes()[0]).collect();
+            let key = Key::new(&bytes);
+            assert_eq!(key.as_slice(), bytes);
+            assert_eq!(key.heap_bytes(), if length <= INLINE { 0 } else { length });
+            assert_eq!(key.clone().as_slice(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_key_wastes_no_room() {
+        assert_eq!(size_of::<Key>(), INLINE + 2);
+    }
+}

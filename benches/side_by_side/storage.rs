@@ -289,7 +289,10 @@ fn batches(report: &mut Report, data: &Dataset, small: usize) {
             copy.clear();
             time(|| copy.extend_from_slice(black_box(&words))).as_secs_f64()
         });
-        println!("     moving as many pointers and nothing else: {}", show(median(moved.collect())));
+        println!(
+            "     moving as many pointers and nothing else: {}",
+            show(median(moved.collect()))
+        );
     }
     if report.wants(&["S9"]) {
         let few = Dataset::new(Shape::Plain, small, 7);

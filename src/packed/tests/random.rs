@@ -51,8 +51,14 @@ proptest! {
             check_same(&packed, &model);
             check_same(&before, &model_before);
             check_diff(&packed, &model, &before, &model_before);
-            for (key, _) in batch {
-                prop_assert_eq!(packed.get(key).map(Arc::as_ptr), model.get(key).map(Arc::as_ptr));
+            // Found one by one, and all at once.
+            let keys: Vec<_> = batch.iter().map(|(key, _)| key).collect();
+            let places = packed.places(&keys);
+            for (key, place) in keys.into_iter().zip(&places) {
+                let wanted = model.get(key).map(Arc::as_ptr);
+                prop_assert_eq!(packed.get(key).map(Arc::as_ptr), wanted);
+                prop_assert_eq!(packed.at(place).map(Arc::as_ptr), wanted);
+                prop_assert_eq!(packed.at(&packed.place(key)).map(Arc::as_ptr), wanted);
             }
         }
         check_diff(&packed, &model, &Packed::default(), &Model::new());
