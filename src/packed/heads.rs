@@ -25,9 +25,13 @@ pub(super) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
 }
 
 /// The upper half of a [`head`], for the columns of small pieces: their keys share a long prefix.
+///
+/// Signed and shifted by half the range, which keeps the order: every processor compares several
+/// signed integers at once, and not every one does unsigned ones.
 #[inline]
-fn short_head(key: &[u8], skip: u32) -> u32 {
-    (head(key, skip as usize) >> 32) as u32
+fn short_head(key: &[u8], skip: u32) -> i32 {
+    let upper = (head(key, skip as usize) >> 32) as u32;
+    (upper ^ (1 << 31)).cast_signed()
 }
 
 /// The heads of up to `N` keys, four bytes each.
@@ -38,7 +42,7 @@ pub(super) struct Heads<const N: usize> {
     skip: u32,
     len: u32,
     /// Filled up with the greatest head, so that a scan needs no length.
-    column: [u32; N],
+    column: [i32; N],
 }
 
 impl<const N: usize> Heads<N> {
@@ -46,7 +50,7 @@ impl<const N: usize> Heads<N> {
     pub(super) fn new<'k>(skip: usize, keys: impl Iterator<Item = &'k [u8]>) -> Self {
         // A shorter prefix is as true as the longest.
         let skip = u32::try_from(skip).unwrap_or(u32::MAX);
-        let mut heads = Heads { skip, len: 0, column: [u32::MAX; N] };
+        let mut heads = Heads { skip, len: 0, column: [i32::MAX; N] };
         for (key, place) in keys.zip(&mut heads.column) {
             *place = short_head(key, skip);
             heads.len += 1;
@@ -68,7 +72,7 @@ impl<const N: usize> Heads<N> {
     #[inline]
     pub(super) fn find(&self, key: &[u8]) -> (usize, bool) {
         let head = short_head(key, self.skip);
-        let start = self.column.iter().map(|h| u32::from(*h < head)).sum::<u32>() as usize;
+        let start = self.column.iter().map(|h| i32::from(*h < head)).sum::<i32>() as usize;
         (start, start < self.len() && self.column[start] == head)
     }
 
