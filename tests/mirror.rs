@@ -292,6 +292,49 @@ async fn t12_fragments_show_whole_or_not_at_all() {
     assert_same(&ks, &etcd).await;
 }
 
+/// Lets the first of three pieces pass, and what comes after the third.
+fn lose_the_rest(etcd: &FakeEtcd) {
+    etcd.faults().fragment(1);
+    let pieces = AtomicUsize::new(0);
+    etcd.faults().tamper(move |message| {
+        let lost =
+            !message.events.is_empty() && (1..3).contains(&pieces.fetch_add(1, Ordering::SeqCst));
+        (!lost).then_some(message)
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn c2_t12_progress_inside_a_fragmented_response_confirms_nothing() {
+    for server in ["3.7.2", "3.5.1"] {
+        let etcd = etcd();
+        etcd.set_version(version(server));
+        let ks = start(&etcd).await;
+        lose_the_rest(&etcd);
+        let revision = etcd.txn((0..3).map(|n| Op::put(format!("/k/{n}"), "v")));
+        ks.wait_for_revision(revision).await.unwrap();
+        assert_eq!(ks.read().len(), 3, "{server}: confirmed without the lost pieces");
+        assert_same(&ks, &etcd).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c7_t12_a_response_whose_end_never_comes_is_given_up() {
+    for server in ["3.7.2", "3.5.1"] {
+        let etcd = etcd();
+        etcd.set_version(version(server));
+        let ks = start(&etcd).await;
+        lose_the_rest(&etcd);
+        etcd.txn((0..3).map(|n| Op::put(format!("/k/{n}"), "v")));
+        tokio::time::sleep(MS).await;
+        etcd.faults().mute();
+        let revision = etcd.put("/k/later", "v");
+        let within = Duration::from_secs(60);
+        let waited = tokio::time::timeout(within, ks.wait_for_revision(revision)).await;
+        waited.unwrap_or_else(|_| panic!("{server}: hangs")).unwrap();
+        assert_same(&ks, &etcd).await;
+    }
+}
+
 // ---- progress and waiting ----
 
 #[tokio::test(start_paused = true)]

@@ -78,9 +78,9 @@ impl Queue {
         self.complete.is_empty()
     }
 
-    /// Whether nothing is queued, not even the beginning of a response.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.complete.is_empty() && self.fragments.is_empty()
+    /// Whether the beginning of a response is queued whose end has not come.
+    pub(crate) fn is_partial(&self) -> bool {
+        !self.fragments.is_empty()
     }
 
     /// Whether a whole response is queued that reaches `revision`.

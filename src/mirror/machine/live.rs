@@ -148,6 +148,12 @@ impl Machine {
         if matches!(self.phase, Phase::Creating { .. }) {
             return;
         }
+        if self.queue.is_partial() {
+            // A response's pieces come without anything between them. Confirming now would claim
+            // what the missing pieces hold (C2).
+            let kind = SourceErrorKind::Malformed;
+            return self.fail(now, SourceError::new(kind, "progress inside a fragmented response"));
+        }
         self.proven();
         self.confirm(now, revision);
     }
@@ -331,9 +337,16 @@ impl Machine {
             let kind = SourceErrorKind::Malformed;
             return self.fail(now, SourceError::new(kind, "a count without header"));
         };
-        if cursor != self.known.cursor || !self.queue.is_idle() || self.applying > 0 {
+        if cursor != self.known.cursor || !self.queue.is_empty() || self.applying > 0 {
             // Events came meanwhile. The count is of a state at or after them, and applying only
             // some of them would be neither state; the next count will tell.
+            return;
+        }
+        if self.queue.is_partial() {
+            // The same, for the pieces of a response. Each further piece renews the patience.
+            if self.behind_for_too_long(now, asked) {
+                self.fail(now, timeout("the rest of a response does not come"));
+            }
             return;
         }
         if page.kvs.is_empty() && usize::try_from(page.count) == Ok(self.known.keys) {
@@ -345,8 +358,7 @@ impl Machine {
         }
         // The store has more than is known here. Its events may be on their way; if none comes,
         // the watch is dead or has lost history (F35, F47).
-        let since = *self.fresh.behind_since.get_or_insert(asked);
-        if now - since < self.options.check_interval * CHECKS_UNTIL_DEAD {
+        if !self.behind_for_too_long(now, asked) {
             return;
         }
         if page.kvs.is_empty() {
@@ -357,6 +369,12 @@ impl Machine {
         } else {
             self.fail(now, timeout("the store has changes that the watch does not deliver"));
         }
+    }
+
+    /// Whether counts have been waiting for the watch to bring the rest for too long.
+    fn behind_for_too_long(&mut self, now: Instant, asked: Instant) -> bool {
+        let since = *self.fresh.behind_since.get_or_insert(asked);
+        now - since >= self.options.check_interval * CHECKS_UNTIL_DEAD
     }
 
     /// The watch has not answered for too long.

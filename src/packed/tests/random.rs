@@ -36,7 +36,8 @@ fn batches() -> impl Strategy<Value = Vec<Batch>> {
         let change = (small_key(), prop::option::weighted(0.6, 0_u64..10));
         prop::collection::vec(change, 0..len)
     };
-    prop::collection::vec(prop_oneof![3 => batch(4), 2 => batch(60), 1 => batch(600)], 1..12)
+    let large = if cfg!(miri) { 60 } else { 600 };
+    prop::collection::vec(prop_oneof![3 => batch(4), 2 => batch(60), 1 => batch(large)], 1..12)
 }
 
 proptest! {
@@ -69,7 +70,7 @@ proptest! {
 
     #[test]
     fn slices_answer_as_the_model(
-        keys in prop::collection::btree_set(small_key(), 0..700),
+        keys in prop::collection::btree_set(small_key(), 0..if cfg!(miri) { 60 } else { 700 }),
         bounds in prop::collection::vec((small_key(), prop::option::of(small_key()), small_key()), 1..8),
         picks in prop::collection::vec(any::<Index>(), 8),
     ) {
