@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::group::Group;
 use super::root::{Page, Root};
 use super::run::Run;
-use super::{Packed, load_lines};
+use super::{Packed, load_entry, load_lines};
 use crate::entry::Entry;
 
 /// One key whose entry differs between two versions; at least one side is there.
@@ -107,7 +107,7 @@ fn load_differing<T>(old: &Page<T>, new: &Page<T>) {
         load_lines(new.entries());
     });
     let entries = groups().flat_map(|(old, new)| differing(old.entries(), new.entries()));
-    let loaded = entries.fold(0, |sum, (old, new)| sum ^ old.mod_revision() ^ new.mod_revision());
+    let loaded = entries.fold(0, |sum, (old, new)| sum ^ load_entry(old) ^ load_entry(new));
     std::hint::black_box(loaded);
 }
 

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::Packed;
+use super::{Packed, load_entry};
 use super::root::Root;
 use crate::entry::Entry;
 
@@ -65,7 +65,7 @@ fn locate<T, K: AsRef<[u8]>>(root: &Root<T>, keys: &[K], places: &mut [Place]) {
         let mut loaded = 0;
         for (place, key) in places.iter().zip(keys) {
             let run = &root.pages()[place.page].runs()[place.run];
-            loaded ^= run.groups()[place.group].candidate(key.as_ref()).mod_revision();
+            loaded ^= load_entry(run.groups()[place.group].candidate(key.as_ref()));
         }
         std::hint::black_box(loaded);
     }
