@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use super::{Packed, load_entry};
 use super::root::Root;
+use super::{Packed, load_entry};
 use crate::entry::Entry;
 
 /// Where a key is in one version, or would be inserted. Means nothing in another version.
