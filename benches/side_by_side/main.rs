@@ -3,9 +3,11 @@
 //! `cargo bench --bench side_by_side` runs them all; `-- --quick` with fewer keys; `-- S1 S6` only
 //! those; `-- storage` or `-- etcd` one half; `-- holds` how long the write lock is held by size.
 
+mod changes;
 mod contenders;
 mod data;
 mod etcd_bars;
+mod reads;
 mod report;
 mod storage;
 

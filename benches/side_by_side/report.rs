@@ -2,7 +2,7 @@
 //!
 //! Owns rounds, medians and the lines of the report. Must not know what is measured.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What was measured so far.
 #[derive(Default)]
@@ -78,4 +78,11 @@ pub(crate) fn show(seconds: f64) -> String {
         s if s >= 1e-6 => format!("{:.2} us", s * 1e6),
         s => format!("{:.0} ns", s * 1e9),
     }
+}
+
+/// How long `work` takes.
+pub(crate) fn time(work: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
 }

@@ -70,8 +70,8 @@ proptest! {
 
     #[test]
     fn slices_answer_as_the_model(
-        keys in prop::collection::btree_set(small_key(), 0..if cfg!(miri) { 60 } else { 700 }),
-        bounds in prop::collection::vec((small_key(), prop::option::of(small_key()), small_key()), 1..8),
+        keys in prop::collection::btree_set(small_key(), 0..if cfg!(miri) { 30 } else { 700 }),
+        bounds in prop::collection::vec((small_key(), prop::option::of(small_key()), small_key()), 1..if cfg!(miri) { 3 } else { 8 }),
         picks in prop::collection::vec(any::<Index>(), 8),
     ) {
         let (packed, model) = built(&keys);
