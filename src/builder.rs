@@ -14,7 +14,7 @@ use crate::entry::Entry;
 use crate::error::StopReason;
 use crate::event::Revision;
 use crate::keyspace::KeySpace;
-use crate::mirror::{Mirror, OnHistoryChange, Options};
+use crate::mirror::{Mirror, OnHistoryChange, OnHold, Options};
 use crate::packed;
 use crate::range::{KeyRange, RangeError};
 use crate::shared::{Changes, Shared};
@@ -157,6 +157,7 @@ impl<T> fmt::Debug for NeedsDecoder<T> {
 /// | [`apply_delay`](Builder::apply_delay) | 30 ms |
 /// | [`queue_bounds`](Builder::queue_bounds) | 50,000 events or 32 MiB |
 /// | [`intake_bytes_max`](Builder::intake_bytes_max) | 64 MiB |
+/// | [`response_bytes_max`](Builder::response_bytes_max) | 1 GiB |
 /// | [`backoff`](Builder::backoff) | 100 ms to 10 s |
 /// | [`load_at`](Builder::load_at) | now |
 /// | [`load_timeout`](Builder::load_timeout) | none |
@@ -168,6 +169,8 @@ impl<T> fmt::Debug for NeedsDecoder<T> {
 /// | [`bad_values`](Builder::bad_values) | [`BadValues::KeepLast`] |
 /// | [`on_other_cluster`](Builder::on_other_cluster) | [`OnHistoryChange::Stop`] |
 /// | [`on_history_change`](Builder::on_history_change) | [`OnHistoryChange::Reload`] |
+/// | [`hold_reloads`](Builder::hold_reloads) | off |
+/// | [`audit_interval`](Builder::audit_interval) | off |
 #[must_use = "a builder does nothing until it is started"]
 pub struct Builder<T> {
     range: KeyRange,
@@ -203,6 +206,13 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// history.
     pub fn intake_bytes_max(mut self, bytes: usize) -> Self {
         self.options.intake_bytes = bytes;
+        self
+    }
+
+    /// How many bytes one response of the watch, which is one revision at least, may have when it
+    /// comes in fragments: they are held until it is whole. Beyond it everything is read again instead.
+    pub fn response_bytes_max(mut self, bytes: usize) -> Self {
+        self.options.response_bytes = bytes;
         self
     }
 
@@ -278,6 +288,30 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// backup, or an acknowledged write lost in a crash.
     pub fn on_history_change(mut self, policy: OnHistoryChange) -> Self {
         self.options.on_history_change = policy;
+        self
+    }
+
+    /// Holds a reload back when it would remove more than the share `above` of the known keys, between
+    /// 0 (any removal) and 1 (none is held); what happens then is said by `policy`.
+    ///
+    /// A guard against an emptied or half-restored store: the old data is served, and the state
+    /// [`Held`](crate::State::Held) says so. Deletions that come as events, and the first load, are
+    /// never held. While a reload is held etcd is asked at times how many keys it has, and when they
+    /// came back everything is read anew.
+    pub fn hold_reloads(mut self, above: f64, policy: OnHold) -> Self {
+        self.options.hold_above = Some(above.clamp(0.0, 1.0));
+        self.options.on_hold = policy;
+        self
+    }
+
+    /// Compares all keys and their revisions with etcd this often while live, page by page, at a
+    /// revision of the past; a difference is logged, counted as
+    /// [`drift`](crate::Counters::drift), and mended by a reload.
+    ///
+    /// For servers that lose events (etcd 3.4 before 3.4.31 and 3.5 before 3.5.13) and for the
+    /// careful. It costs etcd a read of the whole range; values are not sent, and not compared.
+    pub fn audit_interval(mut self, interval: Duration) -> Self {
+        self.options.audit_interval = Some(interval.max(Duration::from_millis(1)));
         self
     }
 

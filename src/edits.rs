@@ -13,7 +13,8 @@ use crate::decode::{BadValues, DecodeError, Decoder, Rejection, decode};
 use crate::delta::Change;
 use crate::entry::{Entry, Numbers};
 use crate::event::{RawKeyValue, Revision};
-use crate::packed::{Builder, Edit, Packed, Place};
+use crate::known::{Unordered, Walk};
+use crate::packed::{Builder, Edit, Place};
 use crate::view::View;
 
 /// How values are decoded and what bad ones show; the same for batches and loads.
@@ -86,6 +87,15 @@ impl<T: 'static> Decoding<T> {
     }
 }
 
+/// The next view and what leads to it.
+pub(crate) struct Next<T> {
+    pub(crate) view: View<T>,
+    /// The exact changes; absent when nothing was shown before, so that all is added.
+    pub(crate) changes: Option<Vec<Change<T>>>,
+    /// Values that could not be decoded.
+    pub(crate) rejected: usize,
+}
+
 /// The edits that lead from one view to the next.
 struct Edits<T> {
     base: View<T>,
@@ -93,6 +103,8 @@ struct Edits<T> {
     entries: Vec<(Place, Edit<T>)>,
     rejected: Vec<(Place, Edit<Rejection>)>,
     hidden: usize,
+    /// Values that could not be decoded.
+    bad: usize,
     changes: Vec<Change<T>>,
 }
 
@@ -104,6 +116,7 @@ impl<T> Edits<T> {
             entries: Vec::new(),
             rejected: Vec::new(),
             hidden: base.hidden,
+            bad: 0,
             changes: Vec::new(),
         }
     }
@@ -131,6 +144,7 @@ impl<T> Edits<T> {
                 };
                 let rejection = Rejection { error: Arc::new(error), since, shown: shows };
                 self.hidden += usize::from(!shows);
+                self.bad += 1;
                 let entry = Entry::decoded(key, numbers, rejection);
                 self.rejected.push((rejected_place, Edit::Put(Arc::new(entry))));
             }
@@ -154,8 +168,7 @@ impl<T> Edits<T> {
         }
     }
 
-    /// The next view and the exact changes to it.
-    fn finish(self) -> (View<T>, Vec<Change<T>>) {
+    fn finish(self) -> Next<T> {
         let mut view = self.base.share();
         if !self.entries.is_empty() {
             view.entries = self.base.entries.edit(self.entries);
@@ -164,11 +177,11 @@ impl<T> Edits<T> {
             view.rejected = self.base.rejected.edit(self.rejected);
         }
         view.hidden = self.hidden;
-        (view, self.changes)
+        Next { view, changes: Some(self.changes), rejected: self.bad }
     }
 }
 
-/// The view after a judged batch, and what it changes. `places` are those of the keys the batch asked
+/// The view after a judged batch. `places` are those of the keys the batch asked
 /// for, in `base`. Revisions are moved by the caller.
 pub(crate) fn after_batch<T: 'static>(
     base: &View<T>,
@@ -176,7 +189,7 @@ pub(crate) fn after_batch<T: 'static>(
     places: &[Place],
     decoding: &Decoding<T>,
     now: SystemTime,
-) -> (View<T>, Vec<Change<T>>) {
+) -> Next<T> {
     let mut edits = Edits::new(base, now);
     for history in batch.keys {
         let place = places[history.asked];
@@ -192,26 +205,16 @@ pub(crate) fn after_batch<T: 'static>(
 ///
 /// An entry whose numbers are unchanged keeps its allocation and is not decoded again (C6).
 pub(crate) struct Loading<T> {
-    base: View<T>,
+    /// The known keys of the view that will be replaced; those the read does not have are gone.
+    walk: Walk<T>,
     decoding: Decoding<T>,
     edits: Edits<T>,
-    /// Ranks of the first known keys of the base not passed yet; those passed without a match are
-    /// gone.
-    next_entry: usize,
-    next_rejected: usize,
+    removed: usize,
     /// While the base is empty, full runs are built directly.
     fresh: Option<Builder<T>>,
     /// Whether equal numbers mean equal values: true within one history only.
     same_history: bool,
-    last: Option<Vec<u8>>,
     newest: Revision,
-}
-
-/// A page does not continue the read: its keys do not ascend, or are not of the range.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("key {} does not ascend within the range", key.escape_ascii())]
-pub(crate) struct Unordered {
-    pub(crate) key: Vec<u8>,
 }
 
 impl<T: 'static> Loading<T> {
@@ -222,14 +225,12 @@ impl<T: 'static> Loading<T> {
         now: SystemTime,
     ) -> Self {
         Loading {
-            base: base.share(),
+            walk: Walk::new(base.share()),
             decoding,
             edits: Edits::new(base, now),
-            next_entry: 0,
-            next_rejected: 0,
+            removed: 0,
             fresh: (base.known_keys() == 0).then(Builder::new),
             same_history,
-            last: None,
             newest: 0,
         }
     }
@@ -237,13 +238,7 @@ impl<T: 'static> Loading<T> {
     /// Takes in the next keys, which continue the former ones in ascending order.
     pub(crate) fn page(&mut self, kvs: Vec<RawKeyValue>) -> Result<(), Unordered> {
         for kv in kvs {
-            let ascends = self.last.as_ref().is_none_or(|last| *last < kv.key);
-            if !ascends || !self.base.mirrored.contains(&kv.key) {
-                return Err(Unordered { key: kv.key });
-            }
-            let last = self.last.get_or_insert_default();
-            last.clear();
-            last.extend_from_slice(&kv.key);
+            self.walk.advance(&kv.key)?;
             self.newest = self.newest.max(kv.mod_revision);
             self.key(kv);
         }
@@ -254,18 +249,14 @@ impl<T: 'static> Loading<T> {
         if self.fresh.is_none() {
             self.remove_until(Some(&kv.key));
         }
-        let numbers = Numbers::from(&kv);
-        let base = &self.base;
-        let rejected = at(&base.rejected, self.next_rejected, &kv.key);
-        let old = at(&base.entries, self.next_entry, &kv.key);
-        self.next_rejected += usize::from(rejected.is_some());
-        self.next_entry += usize::from(old.is_some());
-        let known = rejected.map(|r| r.numbers()).or_else(|| old.map(|entry| entry.numbers()));
-        if self.same_history && known == Some(numbers) {
+        let known = self.walk.pass(&kv.key);
+        if self.same_history && known.is_some_and(|known| known.numbers == Numbers::from(&kv)) {
             return;
         }
         let key = kv.key.clone();
-        let old = old.filter(|_| self.same_history);
+        let base = &self.walk.base;
+        let old = known.and_then(|known| known.entry).filter(|_| self.same_history);
+        let old = old.and_then(|rank| base.entries.all().nth(rank));
         let outcome = self.decoding.decide(SmallVec::from_iter([kv]), old);
         match (&mut self.fresh, outcome) {
             (Some(builder), Outcome { shown: Shown::Entry(entry), rejected: None }) => {
@@ -273,7 +264,7 @@ impl<T: 'static> Loading<T> {
                 let _ = builder.push(entry);
             }
             (_, outcome) => {
-                let place = self.base.entries.place(&key);
+                let place = base.entries.place(&key);
                 self.edits.book(&key, place, outcome);
             }
         }
@@ -281,21 +272,19 @@ impl<T: 'static> Loading<T> {
 
     /// Books the known keys below `key` (all left, without one) as gone.
     fn remove_until(&mut self, key: Option<&[u8]>) {
-        let base = &self.base;
-        let below = |candidate: &&[u8]| key.is_none_or(|key| *candidate < key);
-        loop {
-            let entry = base.entries.all().nth(self.next_entry).map(|entry| entry.key());
-            let rejected = base.rejected.all().nth(self.next_rejected).map(|entry| entry.key());
-            let gone = match (entry.filter(below), rejected.filter(below)) {
-                (Some(entry), Some(rejected)) => entry.min(rejected),
-                (Some(one), None) | (None, Some(one)) => one,
-                (None, None) => return,
-            };
-            self.next_entry += usize::from(entry == Some(gone));
-            self.next_rejected += usize::from(rejected == Some(gone));
-            let place = base.entries.place(gone);
-            self.edits.book(gone, place, Outcome { shown: Shown::Nothing, rejected: None });
+        while let Some(gone) = self.walk.missing(key) {
+            self.removed += 1;
+            let place = self.walk.base.entries.place(&gone);
+            self.edits.book(&gone, place, Outcome { shown: Shown::Nothing, rejected: None });
         }
+    }
+
+    /// After the last page: how many of how many known keys showing this read would remove.
+    pub(crate) fn removed(&mut self) -> (usize, usize) {
+        if self.fresh.is_none() {
+            self.remove_until(None);
+        }
+        (self.removed, self.walk.base.known_keys())
     }
 
     /// The greatest `mod_revision` among the keys so far.
@@ -303,30 +292,21 @@ impl<T: 'static> Loading<T> {
         self.newest
     }
 
-    /// The view as of `revision`, which moves its revision only when something changed (C1), with
-    /// the exact changes; without them when nothing was shown before, so that all is added.
-    pub(crate) fn finish(mut self, revision: Revision) -> (View<T>, Option<Vec<Change<T>>>) {
-        if self.fresh.is_none() {
-            self.remove_until(None);
-        }
-        let first = self.base.revision == 0;
+    /// The view as of `revision`, which moves its revision only when something changed (C1).
+    pub(crate) fn finish(mut self, revision: Revision) -> Next<T> {
+        self.removed();
+        let first = self.walk.base.revision == 0;
         let edited = !self.edits.entries.is_empty() || !self.edits.rejected.is_empty();
-        let (mut view, changes) = self.edits.finish();
-        let mut changes = Some(changes);
+        let mut next = self.edits.finish();
         if let Some(fresh) = self.fresh.take().map(Builder::finish).filter(|f| f.len() > 0) {
             // Nothing was shown before, so only rejected values went through the edits.
-            view.entries = fresh;
-            changes = None;
+            next.view.entries = fresh;
+            next.changes = None;
         }
-        if first || edited || changes.is_none() || !self.same_history {
-            view.revision = revision;
+        if first || edited || next.changes.is_none() || !self.same_history {
+            next.view.revision = revision;
         }
-        view.confirmed = revision;
-        (view, changes)
+        next.view.confirmed = revision;
+        next
     }
-}
-
-/// The entry of rank `rank` if its key is `key`.
-fn at<'a, E>(packed: &'a Packed<E>, rank: usize, key: &[u8]) -> Option<&'a Arc<Entry<E>>> {
-    packed.all().nth(rank).filter(|entry| entry.key() == key)
 }

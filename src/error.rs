@@ -46,6 +46,17 @@ pub enum StopReason {
         #[source]
         cause: Arc<dyn StdError + Send + Sync>,
     },
+    /// A reload would have removed too many keys, and the policy is to stop. Find out where the keys
+    /// went, then start a new mirror.
+    #[error("the reload at revision {revision} would remove {removed} of {known} keys")]
+    RemovesTooMuch {
+        /// Keys it would remove.
+        removed: usize,
+        /// Keys known before.
+        known: usize,
+        /// The revision of the reload.
+        revision: Revision,
+    },
     /// The first load did not finish within its time limit. Retry, or raise the limit.
     #[error("the first load did not finish in time")]
     LoadTimeout {

@@ -295,6 +295,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
             endpoint: report.endpoint.map(|name| name.to_string()),
             progress_by: report.progress_by,
             load: report.load,
+            held: self.shared.holds.held(),
             rejected,
             poisoned_observers,
             counters: report.counters,

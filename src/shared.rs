@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::delta::{Change, Delta, DeltaOrigin};
 use crate::event::Revision;
 use crate::guard::{self, LockTimes, Locked, ReadGuard};
+use crate::hold::HoldCell;
 use crate::observer::{Observer, Observers, Purge, Slot};
 use crate::range::KeyRange;
 use crate::reentry::{self, SpaceId};
@@ -25,6 +26,7 @@ pub(crate) struct Shared<T> {
     pub(crate) locked: RwLock<Locked<T>>,
     pub(crate) waits: Waits,
     pub(crate) report: ReportCell,
+    pub(crate) holds: HoldCell,
     pub(crate) times: LockTimes,
     pub(crate) mirrored: Arc<KeyRange>,
     /// Turns true when the last handle is gone or somebody asked for the end.
@@ -49,6 +51,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
             locked: RwLock::new(Locked { view, observers: Observers::new() }),
             waits: Waits::new(),
             report: ReportCell::new(),
+            holds: HoldCell::default(),
             times: LockTimes::default(),
             mirrored,
             shutdown: watch::Sender::new(false),

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::event::Revision;
+use crate::hold::Held;
 use crate::observer::PoisonedObserver;
 
 /// What a key space is doing.
@@ -27,6 +28,9 @@ pub enum State {
     Reconnecting,
     /// History was lost or compacted, so everything is being read again; the last data is served.
     Reloading,
+    /// Everything was read again, but showing it would remove too many keys: it waits until somebody
+    /// accepts or refuses it. The last data is served, and nothing newer.
+    Held,
     /// Stopped for good; the last data stays readable.
     Stopped,
 }
@@ -38,6 +42,7 @@ impl fmt::Display for State {
             State::Live => "live",
             State::Reconnecting => "reconnecting",
             State::Reloading => "reloading",
+            State::Held => "held",
             State::Stopped => "stopped",
         })
     }
@@ -81,6 +86,14 @@ pub struct Counters {
     pub compactions: u64,
     /// Reloads because an event did not continue what was known: lost history.
     pub discontinuities: u64,
+    /// Reloads because a response of the watch was larger than can be had or held.
+    pub oversized: u64,
+    /// Reloads that were held because they would have removed too many keys.
+    pub holds: u64,
+    /// Audits finished.
+    pub audits: u64,
+    /// Keys in which an audit found a difference, before the reload that mends it.
+    pub drift: u64,
     /// Reloads because the store's history was found to be another one.
     pub history_changes: u64,
     /// Connections made.
@@ -97,6 +110,8 @@ pub struct Counters {
     pub duplicates: u64,
     /// Changes of entries shown to observers.
     pub changes: u64,
+    /// Values that could not be decoded; those of a batch that were overwritten in it do not count.
+    pub rejected: u64,
     /// Progress notifications or counts that moved `confirmed`.
     pub progress: u64,
 }
@@ -131,6 +146,10 @@ pub struct Status {
     pub progress_by: ProgressBy,
     /// How far the load under way has come; between loads, how large the last one was.
     pub load: Option<LoadProgress>,
+    /// What waits for a decision in the state [`Held`](State::Held):
+    /// [`accept_held`](crate::KeySpace::accept_held) or
+    /// [`refuse_held`](crate::KeySpace::refuse_held).
+    pub held: Option<Held>,
     /// Keys whose newest value could not be decoded.
     pub rejected: usize,
     /// Observers that panicked and are not called any more.

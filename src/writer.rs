@@ -9,9 +9,10 @@ use std::time::SystemTime;
 
 use crate::batch::{ApplyError, Continuity, Known, Tolerated, judge};
 use crate::delta::DeltaOrigin;
-use crate::edits::{Decoding, Loading, after_batch};
+use crate::edits::{Decoding, Loading, Next, after_batch};
 use crate::error::StopReason;
 use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
+use crate::known::Comparison;
 use crate::shared::{Changes, Shared};
 use crate::view::View;
 
@@ -25,6 +26,8 @@ pub struct Applied {
     pub duplicates: usize,
     /// Entries changed.
     pub changes: usize,
+    /// Values that could not be decoded; those overwritten in the same batch do not count.
+    pub rejected: usize,
     /// The view's revision now.
     pub revision: Revision,
     /// The confirmed revision now.
@@ -140,13 +143,13 @@ impl<T: Send + Sync + 'static> Writer<T> {
         let (revision, cluster_id) = (batch.revision, batch.cluster_id);
         let mut applied = Applied { events, duplicates, tolerated, ..Applied::default() };
         if events > 0 {
-            let (mut next, changes) =
+            let mut next =
                 after_batch(&self.view, batch, &places, &self.decoding, SystemTime::now());
-            next.revision = next.revision.max(revision);
-            next.confirmed = next.confirmed.max(revision);
-            next.cluster_id = next.cluster_id.or(cluster_id);
-            applied.changes = changes.len();
-            self.publish(next, Changes::Known(changes), DeltaOrigin::Events);
+            next.view.revision = next.view.revision.max(revision);
+            next.view.confirmed = next.view.confirmed.max(revision);
+            next.view.cluster_id = next.view.cluster_id.or(cluster_id);
+            applied.rejected = next.rejected;
+            applied.changes = self.publish(next, DeltaOrigin::Events);
         }
         applied.revision = self.view.revision;
         applied.confirmed = self.view.confirmed;
@@ -175,6 +178,11 @@ impl<T: Send + Sync + 'static> Writer<T> {
         Loading::new(&self.view, self.decoding.clone(), same_history, SystemTime::now())
     }
 
+    /// Keeps the view aside to be compared with etcd.
+    pub(crate) fn begin_audit(&self) -> Comparison<T> {
+        Comparison::new(self.view.share())
+    }
+
     /// Shows a complete read in one step; under a new epoch when history is another one.
     #[track_caller]
     pub(crate) fn finish_load(
@@ -197,14 +205,14 @@ impl<T: Send + Sync + 'static> Writer<T> {
             return Err(LoadError::HeaderBehind { header, entry });
         }
         self.note_member(Some(header));
-        let (mut next, changes) = loading.finish(header.revision);
-        next.cluster_id = Some(header.cluster_id);
-        next.epoch += u64::from(!same_history);
-        let changed = changes.as_ref().map_or(next.len(), Vec::len);
-        let changes = changes.map_or(Changes::AllAdded, Changes::Known);
-        self.publish(next, changes, DeltaOrigin::Load);
+        let mut next = loading.finish(header.revision);
+        next.view.cluster_id = Some(header.cluster_id);
+        next.view.epoch += u64::from(!same_history);
+        let rejected = next.rejected;
+        let changes = self.publish(next, DeltaOrigin::Load);
         Ok(Applied {
-            changes: changed,
+            changes,
+            rejected,
             revision: self.view.revision,
             confirmed: self.view.confirmed,
             ..Applied::default()
@@ -229,11 +237,15 @@ impl<T: Send + Sync + 'static> Writer<T> {
         self.shared.waits.end(reason);
     }
 
+    /// Shows the next view and gives how many entries changed.
     #[track_caller]
-    fn publish(&mut self, next: View<T>, changes: Changes<T>, origin: DeltaOrigin) {
-        let view = next.share();
-        self.shared.publish(next, changes, origin);
+    fn publish(&mut self, next: Next<T>, origin: DeltaOrigin) -> usize {
+        let changed = next.changes.as_ref().map_or(next.view.len(), Vec::len);
+        let changes = next.changes.map_or(Changes::AllAdded, Changes::Known);
+        let view = next.view.share();
+        self.shared.publish(next.view, changes, origin);
         self.view = view;
+        changed
     }
 
     /// Logs a change of member or term once (both are harmless).

@@ -20,16 +20,21 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("packed", &["entry"]),
     ("view", &["decode", "delta", "entry", "event", "packed", "range"]),
     ("snapshot", &["delta", "view"]),
-    ("edits", &["batch", "decode", "delta", "entry", "event", "packed", "view"]),
+    ("known", &["entry", "event", "packed", "view"]),
+    ("edits", &["batch", "decode", "delta", "entry", "event", "known", "packed", "view"]),
     // L2: locked.
     ("reentry", &[]),
     ("observer", &["decode", "delta", "reentry", "view"]),
     ("guard", &["observer", "reentry", "view"]),
     ("wait", &["error", "event"]),
-    ("status", &["event", "observer"]),
+    ("hold", &["event"]),
+    ("status", &["event", "hold", "observer"]),
     (
         "shared",
-        &["delta", "event", "guard", "observer", "range", "reentry", "status", "view", "wait"],
+        &[
+            "delta", "event", "guard", "hold", "observer", "range", "reentry", "status", "view",
+            "wait",
+        ],
     ),
     (
         "keyspace",
@@ -38,14 +43,14 @@ const LAYERS: &[(&str, &[&str])] = &[
             "snapshot", "status", "view", "wait",
         ],
     ),
-    ("writer", &["batch", "delta", "edits", "error", "event", "shared", "view"]),
+    ("writer", &["batch", "delta", "edits", "error", "event", "known", "shared", "view"]),
     // L3: the driver.
     ("source", &["event", "range"]),
     (
         "mirror",
         &[
-            "batch", "edits", "entry", "error", "event", "range", "source", "status", "wait",
-            "writer",
+            "batch", "edits", "entry", "error", "event", "hold", "keyspace", "known", "range",
+            "source", "status", "wait", "writer",
         ],
     ),
     // L4: edges.
@@ -60,7 +65,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// What the pure layer must not name.
-const PURE: &[&str] = &["decode", "delta", "batch", "packed", "view", "snapshot", "edits"];
+const PURE: &[&str] = &["decode", "delta", "batch", "packed", "view", "snapshot", "known", "edits"];
 const IMPURE: &[&str] =
     &["parking_lot", "tokio", "std::thread", "std::io", "std::net", "Instant", "async fn"];
 

@@ -9,17 +9,13 @@ use std::time::Duration;
 
 use etcd_keyspace::testing::{Bug, Call, FakeEtcd, Op};
 use etcd_keyspace::{
-    Etcd, EtcdOptions, KeySpace, OnHistoryChange, ProgressBy, ServerVersion, SourceErrorKind,
-    State, StopReason, WaitError, WatchResponse,
+    Etcd, EtcdOptions, KeySpace, OnHistoryChange, ProgressBy, SourceErrorKind, State, StopReason,
+    WaitError, WatchResponse,
 };
-use fake::{assert_same, assert_shows, builder, etcd, reaches, start};
+use fake::{assert_same, assert_shows, builder, etcd, reaches, start, version};
 use tokio::time::{Instant, timeout};
 
 const MS: Duration = Duration::from_millis(1);
-
-fn version(text: &str) -> ServerVersion {
-    ServerVersion::parse(text).unwrap()
-}
 
 /// Counts the steps observers see.
 fn count_steps(ks: &KeySpace<Vec<u8>>) -> Arc<AtomicUsize> {

@@ -3,15 +3,19 @@
 //! Owns what the loop knows and the phase it is in. No I/O, no clock of its own, no task, no lock,
 //! nothing generic in the value type: so one logic runs by hand, under simulation and for real.
 //! The phases are told in `connect` (reach an endpoint, prove it serves the same history), `load`
-//! (read everything) and `live` (follow the watch). Must not execute anything.
+//! (read everything), `held` (wait for a decision), `live` (follow the watch) and `audit`; `failure` and
+//! `reload` are the ways back. Must not execute anything.
 
+mod audit;
 mod connect;
+mod failure;
+mod held;
 mod live;
 mod load;
+mod reload;
 mod words;
 
 use std::collections::VecDeque;
-use std::error::Error as StdError;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -21,7 +25,7 @@ use crate::entry::Numbers;
 use crate::error::StopReason;
 use crate::event::Revision;
 use crate::mirror::backoff::Backoff;
-use crate::mirror::options::{OnHistoryChange, Options};
+use crate::mirror::options::{OnHistoryChange, OnHold, Options};
 use crate::mirror::pager::Pager;
 use crate::mirror::queue::{Due, Queue};
 use crate::range::KeyRange;
@@ -30,6 +34,8 @@ use crate::status::{LoadProgress, ProgressBy, Report, State};
 use crate::wait::Demand;
 use crate::writer::Applied;
 
+pub(crate) use self::audit::AuditKeys;
+pub(crate) use self::held::removes_too_much;
 use self::live::Freshness;
 pub(crate) use self::words::{Action, Input, Known, Purpose};
 
@@ -61,6 +67,8 @@ enum Phase {
     Identifying,
     Probing,
     Loading,
+    /// Everything is read, and waits to be accepted.
+    Held,
     /// The watch is being opened.
     Opening,
     /// The watch is open; its `created` is to come.
@@ -110,6 +118,10 @@ pub(crate) struct Machine {
     pager: Option<Pager>,
     streaming: bool,
     load_restarts: u32,
+    hold: Option<held::Hold>,
+    audit: audit::Audit,
+    /// The cursor of a watch whose response was too large.
+    too_large_at: Option<Revision>,
     load_deadline: Option<Instant>,
     load_asked: Option<Instant>,
     /// When the answer that the load waits for must have come.
@@ -154,6 +166,9 @@ impl Machine {
             pager: None,
             streaming: false,
             load_restarts: 0,
+            hold: None,
+            audit: audit::Audit::default(),
+            too_large_at: None,
             load_deadline: None,
             load_asked: None,
             chunk_deadline: None,
@@ -190,6 +205,10 @@ impl Machine {
             Input::Message(result) => self.message(now, result),
             Input::KeysTaken(result) => self.keys_taken(now, result),
             Input::Loaded(result) => self.loaded(now, result),
+            Input::Held { header, removed, known } => self.held(now, header, removed, known),
+            Input::Decided(verdict) => self.decided(now, verdict),
+            Input::AuditBegun(revision) => self.audit_begun(revision),
+            Input::Audited { result, last } => self.audited(now, result, last),
             Input::Applied(newest, result) => self.applied(now, newest, result),
             Input::Lost(message) => {
                 self.fail(now, SourceError::new(SourceErrorKind::Malformed, message));
@@ -212,6 +231,8 @@ impl Machine {
             Purpose::Probe => self.probed(now, result),
             Purpose::Census => self.census_taken(now, result),
             Purpose::Page => self.page(now, result),
+            Purpose::HeldCount => self.held_counted(now, result),
+            Purpose::Audit { number } => self.audit_page(now, number, result),
             Purpose::Revision { cursor, asked, ticket } => {
                 self.revision_read(now, cursor, asked, ticket, result);
             }
@@ -236,7 +257,11 @@ impl Machine {
             Phase::Loading if self.chunk_deadline.is_some_and(|deadline| deadline <= now) => {
                 self.load_failed(now, timeout("the range stream stalled"));
             }
-            Phase::Live => self.check_freshness(now),
+            Phase::Live => {
+                self.check_freshness(now);
+                self.check_audit(now);
+            }
+            Phase::Held => self.check_held(now),
             _ => {}
         }
     }
@@ -253,6 +278,7 @@ impl Machine {
             Phase::Waiting { until } | Phase::Creating { until } => Some(until),
             Phase::Loading => self.chunk_deadline,
             Phase::Live => self.freshness_deadline(),
+            Phase::Held => self.held_deadline(),
             _ => None,
         };
         [queue, load, phase].into_iter().flatten().min()
@@ -295,6 +321,7 @@ impl Machine {
                 counters.events += applied.events as u64;
                 counters.duplicates += applied.duplicates as u64;
                 counters.changes += applied.changes as u64;
+                counters.rejected += applied.rejected as u64;
                 if applied.events > 0 {
                     let known = self.probe.as_ref().map_or(0, |probe| probe.revision);
                     if let Some(newest) = newest.filter(|newest| newest.revision > known) {
@@ -330,127 +357,6 @@ impl Machine {
         self.unproven = false;
         self.load_restarts = 0;
         self.report.last_error = None;
-    }
-
-    /// Gives up this connection and tries again after a delay, on the next endpoint.
-    fn fail(&mut self, now: Instant, error: SourceError) {
-        let refused =
-            matches!(error.kind(), SourceErrorKind::Denied | SourceErrorKind::Unauthenticated);
-        if refused && !self.token_refreshed && self.is_connected() {
-            // A token may have expired; some servers report that as a denial (B26).
-            self.token_refreshed = true;
-            self.close_watch();
-            self.phase = Phase::RefreshingToken;
-            return self.act(Action::RefreshToken);
-        }
-        if !self.is_connected() && self.phase != Phase::Connecting {
-            // Already on the retreat; what was queued turned out bad as well.
-            return self.report.last_error = Some(Arc::new(error));
-        }
-        let hopeless = refused || error.kind() == SourceErrorKind::InvalidRequest;
-        if hopeless && !self.known.loaded {
-            return self.stop(StopReason::Refused { cause: Arc::new(error) });
-        }
-        let delay = if hopeless { self.options.backoff_max } else { self.backoff.next() };
-        self.note_failure(&error, delay);
-        self.report.last_error = Some(Arc::new(error));
-        self.retreat(now, delay);
-    }
-
-    /// Whether there is a connection to ask on.
-    fn is_connected(&self) -> bool {
-        !matches!(self.phase, Phase::Waiting { .. } | Phase::Connecting | Phase::Stopped)
-    }
-
-    /// Logs the first of a row of failures; the rest are counted.
-    fn note_failure(&mut self, error: &SourceError, delay: std::time::Duration) {
-        self.report.counters.failures += 1;
-        let name = &self.options.name;
-        let endpoint = &self.endpoints[self.endpoint].0;
-        let cause = error.source().map(ToString::to_string);
-        if self.report.last_error.is_none() {
-            tracing::warn!(%name, %endpoint, %error, cause, ?delay, "the mirror lost etcd; retrying");
-        } else {
-            tracing::debug!(%name, %endpoint, %error, cause, ?delay, "the mirror failed again");
-        }
-    }
-
-    /// Drops the connection, keeps what arrived whole, and waits.
-    fn retreat(&mut self, now: Instant, delay: std::time::Duration) {
-        self.close_watch();
-        self.abandon_load();
-        self.act(Action::Disconnect);
-        self.endpoint = (self.endpoint + 1) % self.endpoints.len();
-        self.phase = Phase::Waiting { until: now + delay };
-        if self.known.loaded {
-            let reloading = self.reload.is_some();
-            self.enter(now, if reloading { State::Reloading } else { State::Reconnecting });
-        }
-    }
-
-    fn close_watch(&mut self) {
-        self.queue.drop_fragments();
-        self.flush(None);
-        self.act(Action::CloseWatch);
-        if self.fresh.reset() {
-            // The whole endpoint was silent, which says nothing about its progress requests.
-            self.endpoints[self.endpoint].1.no_progress = false;
-        }
-    }
-
-    /// Has everything read again: at once, or after a delay when the last load proved nothing.
-    fn schedule_reload(&mut self, now: Instant, reload: Reload) {
-        self.reload = Some(reload);
-        if !self.is_connected() {
-            return;
-        }
-        self.close_watch();
-        if self.unproven {
-            let delay = self.backoff.next();
-            tracing::debug!(?delay, "a reload right after a load waits");
-            return self.retreat(now, delay);
-        }
-        self.enter(now, State::Reloading);
-        self.identify(now);
-    }
-
-    /// The endpoints serve another cluster than the data is of.
-    fn other_cluster(
-        &mut self,
-        now: Instant,
-        expected: u64,
-        got: u64,
-        cause: Arc<dyn StdError + Send + Sync>,
-    ) {
-        match self.options.on_other_cluster {
-            OnHistoryChange::Stop => self.stop(StopReason::AnotherCluster { expected, got }),
-            OnHistoryChange::Reload => {
-                self.report.last_error = Some(cause);
-                self.read_anew(now, "another cluster answers");
-            }
-        }
-    }
-
-    /// The store's history is not the one the data is of (a restored backup, a lost write).
-    fn history_changed(&mut self, now: Instant, what: &'static str) {
-        match self.options.on_history_change {
-            OnHistoryChange::Stop => self.stop(StopReason::HistoryChanged { what }),
-            OnHistoryChange::Reload => self.read_anew(now, what),
-        }
-    }
-
-    /// Has everything read under a new epoch; found again on a later attempt it counts once.
-    fn read_anew(&mut self, now: Instant, what: &'static str) {
-        if self.reload.is_none_or(|reload| reload.same_history) {
-            self.report.counters.history_changes += 1;
-            tracing::warn!(what, "the store's history changed; everything is read anew");
-        }
-        self.reload = Some(Reload { same_history: false });
-        self.queue.clear();
-        if self.is_connected() {
-            self.act(Action::CloseWatch);
-            self.begin_load(now, Reload { same_history: false });
-        }
     }
 
     fn stop(&mut self, reason: StopReason) {

@@ -4,6 +4,7 @@
 //! the reading of streams, and calls to the writer. Must not decide anything itself.
 
 mod backoff;
+mod hold;
 mod intake;
 mod machine;
 mod options;
@@ -31,8 +32,8 @@ use crate::source::{
 };
 use crate::writer::Writer;
 
-pub use options::OnHistoryChange;
 pub(crate) use options::Options;
+pub use options::{OnHistoryChange, OnHold};
 pub(crate) use queue::Bounds;
 
 use self::intake::{Intake, Item};
@@ -144,7 +145,11 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         } else if self.stopped.is_none() {
             match self.wake().await {
                 Wake::Shutdown => self.handle(Input::Shutdown),
-                Wake::Demand | Wake::Timer => self.handle(Input::Tick),
+                Wake::Demand => {
+                    let verdict = self.sink.writer.shared().holds.verdict();
+                    self.handle(verdict.map_or(Input::Tick, Input::Decided));
+                }
+                Wake::Timer => self.handle(Input::Tick),
                 Wake::Answer(answer) => self.answered(answer),
                 Wake::Chunk(chunk) => self.handle(Input::Chunk(chunk)),
                 Wake::Lost(message) => self.handle(Input::Lost(message)),
@@ -237,7 +242,10 @@ impl<T: Send + Sync + 'static> Mirror<T> {
                 self.request(self.options.connect_timeout, connect, Outcome::Connected);
             }
             Action::Disconnect => self.disconnect(),
-            Action::CloseWatch => self.intake = None,
+            Action::CloseWatch => {
+                self.intake = None;
+                self.sink.end_audit();
+            }
             Action::RequestProgress => {
                 if let Some(intake) = &self.intake {
                     intake.request_progress();

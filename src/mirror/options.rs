@@ -18,6 +18,20 @@ pub enum OnHistoryChange {
     Reload,
 }
 
+/// What to do with a reload that would remove more keys than
+/// [`hold_reloads`](crate::Builder::hold_reloads) lets go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OnHold {
+    /// Serve the old data until [`accept_held`](crate::KeySpace::accept_held) or
+    /// [`refuse_held`](crate::KeySpace::refuse_held) is called.
+    Wait,
+    /// The same, but accept it after this long without a decision.
+    AcceptAfter(Duration),
+    /// End the key space with the reason; its last data stays readable.
+    Stop,
+}
+
 /// Everything that can be set; the setters on [`Builder`](crate::Builder) document each.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
@@ -25,6 +39,7 @@ pub(crate) struct Options {
     pub(crate) apply_delay: Duration,
     pub(crate) queue: Bounds,
     pub(crate) intake_bytes: usize,
+    pub(crate) response_bytes: usize,
     pub(crate) backoff_min: Duration,
     pub(crate) backoff_max: Duration,
     pub(crate) load_at: Revision,
@@ -37,6 +52,9 @@ pub(crate) struct Options {
     pub(crate) demand_interval: Duration,
     pub(crate) on_other_cluster: OnHistoryChange,
     pub(crate) on_history_change: OnHistoryChange,
+    pub(crate) hold_above: Option<f64>,
+    pub(crate) on_hold: OnHold,
+    pub(crate) audit_interval: Option<Duration>,
     /// Seeds the jitter; drawn at random unless a test sets it.
     pub(crate) seed: Option<u64>,
 }
@@ -48,6 +66,7 @@ impl Default for Options {
             apply_delay: Duration::from_millis(30),
             queue: Bounds { events: 50_000, bytes: 32 << 20 },
             intake_bytes: 64 << 20,
+            response_bytes: 1 << 30,
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
             load_at: 0,
@@ -60,6 +79,9 @@ impl Default for Options {
             demand_interval: Duration::from_millis(100),
             on_other_cluster: OnHistoryChange::Stop,
             on_history_change: OnHistoryChange::Reload,
+            hold_above: None,
+            on_hold: OnHold::Wait,
+            audit_interval: None,
             seed: None,
         }
     }

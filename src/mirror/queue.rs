@@ -30,6 +30,8 @@ pub(crate) struct Queue {
     events: usize,
     bytes: usize,
     last_revision: Revision,
+    /// Bytes of the fragments held.
+    partial_bytes: usize,
     last_taken: Option<Instant>,
 }
 
@@ -43,6 +45,7 @@ impl Queue {
             events: 0,
             bytes: 0,
             last_revision: 0,
+            partial_bytes: 0,
             last_taken: None,
         }
     }
@@ -50,10 +53,12 @@ impl Queue {
     /// Adds one message; a fragment counts only when its response is whole (C3).
     pub(crate) fn push(&mut self, response: WatchResponse) {
         let whole = !response.fragment;
+        self.partial_bytes += response.bytes();
         self.fragments.push(response);
         if !whole {
             return;
         }
+        self.partial_bytes = 0;
         for response in &self.fragments {
             self.events += response.events.len();
             self.bytes += response.bytes();
@@ -66,11 +71,12 @@ impl Queue {
     /// Forgets a response that will never be whole: its stream is gone and resends it.
     pub(crate) fn drop_fragments(&mut self) {
         self.fragments.clear();
+        self.partial_bytes = 0;
     }
 
     /// Forgets everything, for a load that replaces it.
     pub(crate) fn clear(&mut self) {
-        self.fragments.clear();
+        self.drop_fragments();
         self.take(None);
     }
 
@@ -81,6 +87,11 @@ impl Queue {
     /// Whether the beginning of a response is queued whose end has not come.
     pub(crate) fn is_partial(&self) -> bool {
         !self.fragments.is_empty()
+    }
+
+    /// Bytes of the response whose end has not come.
+    pub(crate) fn partial_bytes(&self) -> usize {
+        self.partial_bytes
     }
 
     /// Whether a whole response is queued that reaches `revision`.

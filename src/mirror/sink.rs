@@ -4,18 +4,20 @@
 //! Must not do I/O.
 
 use crate::edits::Loading;
-use crate::event::RawKeyValue;
-use crate::mirror::machine::{Action, Input, Known};
+use crate::event::{Header, RawKeyValue};
+use crate::known::Comparison;
+use crate::mirror::machine::{Action, AuditKeys, Input, Known, removes_too_much};
 use crate::writer::{LoadError, Writer};
 
 pub(crate) struct Sink<T: Send + Sync + 'static> {
     pub(crate) writer: Writer<T>,
     loading: Option<Loading<T>>,
+    auditing: Option<Comparison<T>>,
 }
 
 impl<T: Send + Sync + 'static> Sink<T> {
     pub(crate) fn new(writer: Writer<T>) -> Self {
-        Sink { writer, loading: None }
+        Sink { writer, loading: None, auditing: None }
     }
 
     /// What the machine is told of the view.
@@ -46,9 +48,18 @@ impl<T: Send + Sync + 'static> Sink<T> {
                 None
             }
             Action::TakeKeys(kvs) => Some(Input::KeysTaken(self.take_keys(kvs))),
-            Action::FinishLoad { header, same_history } => self.loading.take().map(|loading| {
-                Input::Loaded(self.writer.finish_load(loading, header, same_history))
-            }),
+            Action::FinishLoad { header, same_history, hold_above } => {
+                self.finish_load(header, same_history, hold_above)
+            }
+            Action::Hold(held) => {
+                self.writer.shared().holds.offer(held);
+                None
+            }
+            Action::BeginAudit => {
+                let comparison = self.auditing.insert(self.writer.begin_audit());
+                Some(Input::AuditBegun(comparison.confirmed()))
+            }
+            Action::AuditKeys { keys, last } => self.audit(&keys, last),
             Action::Apply(batch, newest) => Some(Input::Applied(newest, self.writer.apply(batch))),
             Action::Confirm(revision) => {
                 self.writer.confirm(revision);
@@ -58,9 +69,43 @@ impl<T: Send + Sync + 'static> Sink<T> {
         })
     }
 
-    /// Forgets a load under way.
+    /// Forgets a load and an audit under way.
     pub(crate) fn abandon(&mut self) {
         self.loading = None;
+        self.writer.shared().holds.withdraw();
+        self.end_audit();
+    }
+
+    /// Lets go of the view that was kept aside.
+    pub(crate) fn end_audit(&mut self) {
+        self.auditing = None;
+    }
+
+    fn finish_load(
+        &mut self,
+        header: Header,
+        same_history: bool,
+        hold_above: Option<f64>,
+    ) -> Option<Input> {
+        let loading = self.loading.as_mut()?;
+        let (removed, known) = loading.removed();
+        if removes_too_much(removed as u64, known, hold_above) {
+            return Some(Input::Held { header, removed, known });
+        }
+        self.writer.shared().holds.withdraw();
+        let loading = self.loading.take()?;
+        Some(Input::Loaded(self.writer.finish_load(loading, header, same_history)))
+    }
+
+    fn audit(&mut self, keys: &AuditKeys, last: bool) -> Option<Input> {
+        let comparison = self.auditing.as_mut()?;
+        let keys = keys.iter().map(|(key, numbers)| (key.as_slice(), *numbers));
+        let compared = comparison.page(keys, last);
+        if last {
+            self.end_audit();
+        }
+        let result = compared.map_err(|unordered| LoadError::Unordered { key: unordered.key });
+        Some(Input::Audited { result, last })
     }
 
     fn take_keys(&mut self, kvs: Vec<RawKeyValue>) -> Result<(), LoadError> {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use etcd_keyspace::testing::FakeEtcd;
-use etcd_keyspace::{Builder, KeyRange, KeySpace, State};
+use etcd_keyspace::{Builder, KeyRange, KeySpace, ServerVersion, State};
 
 pub const PREFIX: &str = "/k/";
 
@@ -15,6 +15,10 @@ pub fn etcd() -> FakeEtcd {
     let etcd = FakeEtcd::new();
     etcd.set_progress_interval(None);
     etcd
+}
+
+pub fn version(text: &str) -> ServerVersion {
+    ServerVersion::parse(text).unwrap()
 }
 
 /// A builder with short, repeatable times.

@@ -187,17 +187,6 @@ impl Machine {
         }
     }
 
-    /// History up to the cursor is gone, so what was missed can only be had by reading everything.
-    pub(super) fn compacted(&mut self, now: Instant) {
-        self.report.counters.compactions += 1;
-        if self.phase == Phase::Probing {
-            self.enter(now, State::Reloading);
-            return self.begin_load(now, Reload { same_history: true });
-        }
-        tracing::info!(revision = self.known.cursor, "the watch's revision is compacted");
-        self.schedule_reload(now, Reload { same_history: true });
-    }
-
     pub(super) fn open_watch(&mut self) {
         self.phase = Phase::Opening;
         // Inclusive: what was applied is delivered again and dropped, while an exclusive start at

@@ -3,6 +3,8 @@
 //! Owns the phases `Opening`, `Creating` and `Live`: messages, progress, the count barrier, the
 //! watchdog and the age of the data.
 
+use std::sync::Arc;
+
 use super::{Action, Instant, Machine, Phase, Purpose, Reload, SourceError, State, timeout};
 use crate::event::{Header, Revision, WatchResponse};
 use crate::range::KeyRange;
@@ -80,6 +82,9 @@ impl Machine {
                 return self.fail(now, SourceError::new(kind, "the watch ended"));
             }
             Err(error) if error.kind() == SourceErrorKind::Compacted => return self.compacted(now),
+            Err(error) if error.kind() == SourceErrorKind::TooLarge => {
+                return self.too_large(now, error);
+            }
             Err(error) => return self.fail(now, error),
         };
         self.report.last_contact = Some(now);
@@ -97,6 +102,11 @@ impl Machine {
         } else if !response.events.is_empty() || response.fragment {
             self.fresh.behind_since = None;
             self.queue.push(response);
+            if self.queue.partial_bytes() > self.options.response_bytes {
+                let kind = SourceErrorKind::TooLarge;
+                let error = SourceError::new(kind, "a response in fragments exceeds its bound");
+                self.read_instead(now, Arc::new(error));
+            }
         }
     }
 
@@ -129,6 +139,7 @@ impl Machine {
         // Asked at once: the answer is the proof that the watch works.
         self.fresh.next_check = Some(now);
         self.fresh.next_read = Some(now);
+        self.plan_audit(now);
     }
 
     /// A progress notification: complete through the header's revision, once everything that was
@@ -240,10 +251,8 @@ impl Machine {
     pub(super) fn freshness_deadline(&self) -> Option<Instant> {
         let demanded = self.demand.lowest.is_some_and(|revision| revision > self.known.cursor);
         let ask = if demanded { self.ask_due() } else { None };
-        [ask, self.fresh.next_check, self.fresh.next_read, self.dead_at()]
-            .into_iter()
-            .flatten()
-            .min()
+        let dues = [self.fresh.next_check, self.fresh.next_read, self.audit_deadline()];
+        dues.into_iter().chain([ask, self.dead_at()]).flatten().min()
     }
 
     fn ask_progress(&mut self, now: Instant) {

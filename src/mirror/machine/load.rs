@@ -63,7 +63,7 @@ impl Machine {
             }
             Ok(Step::Done(kvs, header)) => {
                 self.take_keys(kvs);
-                self.finish_load(header);
+                self.finish_load(header, self.options.hold_above);
             }
             Err(error) => self.load_failed(now, error),
         }
@@ -84,7 +84,7 @@ impl Machine {
             }
             Ok(Step::Done(kvs, header)) => {
                 self.take_keys(kvs);
-                self.finish_load(header);
+                self.finish_load(header, self.options.hold_above);
             }
             Err(error) => self.load_failed(now, error),
         }
@@ -102,10 +102,10 @@ impl Machine {
         }
     }
 
-    fn finish_load(&mut self, header: Header) {
+    pub(super) fn finish_load(&mut self, header: Header, hold_above: Option<f64>) {
         let same_history = self.reload.is_none_or(|reload| reload.same_history);
         self.chunk_deadline = None;
-        self.act(Action::FinishLoad { header, same_history });
+        self.act(Action::FinishLoad { header, same_history, hold_above });
     }
 
     pub(super) fn keys_taken(&mut self, now: Instant, result: Result<(), LoadError>) {
@@ -123,6 +123,7 @@ impl Machine {
         match result {
             Ok(applied) => {
                 self.report.counters.loads += 1;
+                self.report.counters.rejected += applied.rejected as u64;
                 if self.reload.take().is_some_and(|reload| !reload.same_history) {
                     // Revisions of the old history say nothing about the new one.
                     self.fresh = Freshness::default();
@@ -195,6 +196,7 @@ impl Machine {
     pub(super) fn abandon_load(&mut self) {
         self.chunk_deadline = None;
         self.streaming = false;
+        self.hold = None;
         if self.pager.take().is_some() {
             self.report.load = None;
             self.act(Action::AbandonLoad);

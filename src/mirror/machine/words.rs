@@ -5,9 +5,11 @@
 use tokio::time::Instant;
 
 use super::Probe;
+use super::audit::AuditKeys;
 use crate::batch::ApplyError;
 use crate::error::StopReason;
 use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
+use crate::hold::{Held, Verdict};
 use crate::source::{RangeChunk, RangePage, RangeRequest, ServerVersion, SourceError};
 use crate::writer::{Applied, LoadError};
 
@@ -30,11 +32,22 @@ pub(crate) enum Action {
         same_history: bool,
     },
     TakeKeys(Vec<RawKeyValue>),
+    /// Show the load, unless it would remove more than a share of the keys.
     FinishLoad {
         header: Header,
         same_history: bool,
+        hold_above: Option<f64>,
     },
     AbandonLoad,
+    /// Tell that the load waits for a decision.
+    Hold(Held),
+    /// Keep the view of now aside.
+    BeginAudit,
+    /// Compare the view kept aside with the next keys of etcd at its revision.
+    AuditKeys {
+        keys: AuditKeys,
+        last: bool,
+    },
     /// Apply a batch; its newest event is given back with the answer.
     Apply(Vec<WatchResponse>, Option<Probe>),
     Confirm(Revision),
@@ -58,6 +71,10 @@ pub(crate) enum Purpose {
     Census,
     /// A page of a load.
     Page,
+    /// How many keys the store has while a reload is held.
+    HeldCount,
+    /// A page of an audit.
+    Audit { number: u64 },
     /// The store's revision now, for everybody who drew a ticket up to this one.
     /// The cursor was at `cursor` when it was asked for.
     Revision { cursor: Revision, asked: Instant, ticket: u64 },
@@ -81,6 +98,21 @@ pub(crate) enum Input {
     Message(Result<Option<WatchResponse>, SourceError>),
     KeysTaken(Result<(), LoadError>),
     Loaded(Result<Applied, LoadError>),
+    /// The load was not shown: it would remove too many of the known keys.
+    Held {
+        header: Header,
+        removed: usize,
+        known: usize,
+    },
+    /// Somebody has decided about the held load.
+    Decided(Verdict),
+    /// A view of this revision is kept aside.
+    AuditBegun(Revision),
+    /// How many keys of a page differ.
+    Audited {
+        result: Result<u64, LoadError>,
+        last: bool,
+    },
     Applied(Option<Probe>, Result<Applied, ApplyError>),
     /// A request will never be answered: it panicked, which is a defect below this crate.
     Lost(String),

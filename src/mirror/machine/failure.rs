@@ -1,0 +1,78 @@
+//! When a connection is given up, and what comes then.
+//!
+//! Owns failures, their delays and their one line in the log, and the retreat from a connection.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Action, Instant, Machine, Phase, SourceError, SourceErrorKind, State, StopReason};
+
+impl Machine {
+    /// Gives up this connection and tries again after a delay, on the next endpoint.
+    pub(super) fn fail(&mut self, now: Instant, error: SourceError) {
+        let refused =
+            matches!(error.kind(), SourceErrorKind::Denied | SourceErrorKind::Unauthenticated);
+        if refused && !self.token_refreshed && self.is_connected() {
+            // A token may have expired; some servers report that as a denial (B26).
+            self.token_refreshed = true;
+            self.close_watch();
+            self.phase = Phase::RefreshingToken;
+            return self.act(Action::RefreshToken);
+        }
+        if !self.is_connected() && self.phase != Phase::Connecting {
+            // Already on the retreat; what was queued turned out bad as well.
+            return self.report.last_error = Some(Arc::new(error));
+        }
+        let hopeless = refused || error.kind() == SourceErrorKind::InvalidRequest;
+        if hopeless && !self.known.loaded {
+            return self.stop(StopReason::Refused { cause: Arc::new(error) });
+        }
+        let delay = if hopeless { self.options.backoff_max } else { self.backoff.next() };
+        self.note_failure(&error, delay);
+        self.report.last_error = Some(Arc::new(error));
+        self.retreat(now, delay);
+    }
+
+    /// Whether there is a connection to ask on.
+    pub(super) fn is_connected(&self) -> bool {
+        !matches!(self.phase, Phase::Waiting { .. } | Phase::Connecting | Phase::Stopped)
+    }
+
+    /// Logs the first of a row of failures; the rest are counted.
+    fn note_failure(&mut self, error: &SourceError, delay: Duration) {
+        self.report.counters.failures += 1;
+        let name = &self.options.name;
+        let endpoint = &self.endpoints[self.endpoint].0;
+        let cause = error.source().map(ToString::to_string);
+        if self.report.last_error.is_none() {
+            tracing::warn!(%name, %endpoint, %error, cause, ?delay, "the mirror lost etcd; retrying");
+        } else {
+            tracing::debug!(%name, %endpoint, %error, cause, ?delay, "the mirror failed again");
+        }
+    }
+
+    /// Drops the connection, keeps what arrived whole, and waits.
+    pub(super) fn retreat(&mut self, now: Instant, delay: Duration) {
+        self.close_watch();
+        self.abandon_load();
+        self.act(Action::Disconnect);
+        self.endpoint = (self.endpoint + 1) % self.endpoints.len();
+        self.phase = Phase::Waiting { until: now + delay };
+        if self.known.loaded {
+            let reloading = self.reload.is_some();
+            self.enter(now, if reloading { State::Reloading } else { State::Reconnecting });
+        }
+    }
+
+    pub(super) fn close_watch(&mut self) {
+        self.queue.drop_fragments();
+        self.abandon_audit();
+        self.flush(None);
+        self.act(Action::CloseWatch);
+        if self.fresh.reset() {
+            // The whole endpoint was silent, which says nothing about its progress requests.
+            self.endpoints[self.endpoint].1.no_progress = false;
+        }
+    }
+}

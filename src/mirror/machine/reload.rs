@@ -1,0 +1,100 @@
+//! Why everything is read again, and when.
+//!
+//! Owns the reasons for a reload: compaction, lost history, another history or cluster, a response
+//! that cannot be had. Must not read: that is the business of `load`.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+
+use super::{
+    Action, Instant, Machine, OnHistoryChange, Phase, Reload, SourceError, State, StopReason,
+};
+
+impl Machine {
+    /// Has everything read again: at once, or after a delay when the last load proved nothing.
+    pub(super) fn schedule_reload(&mut self, now: Instant, reload: Reload) {
+        self.reload = Some(reload);
+        if !self.is_connected() {
+            return;
+        }
+        self.close_watch();
+        if self.unproven {
+            let delay = self.backoff.next();
+            tracing::debug!(?delay, "a reload right after a load waits");
+            return self.retreat(now, delay);
+        }
+        self.enter(now, State::Reloading);
+        self.identify(now);
+    }
+
+    /// The endpoints serve another cluster than the data is of.
+    pub(super) fn other_cluster(
+        &mut self,
+        now: Instant,
+        expected: u64,
+        got: u64,
+        cause: Arc<dyn StdError + Send + Sync>,
+    ) {
+        match self.options.on_other_cluster {
+            OnHistoryChange::Stop => self.stop(StopReason::AnotherCluster { expected, got }),
+            OnHistoryChange::Reload => {
+                self.report.last_error = Some(cause);
+                self.read_anew(now, "another cluster answers");
+            }
+        }
+    }
+
+    /// The store's history is not the one the data is of (a restored backup, a lost write).
+    pub(super) fn history_changed(&mut self, now: Instant, what: &'static str) {
+        match self.options.on_history_change {
+            OnHistoryChange::Stop => self.stop(StopReason::HistoryChanged { what }),
+            OnHistoryChange::Reload => self.read_anew(now, what),
+        }
+    }
+
+    /// Has everything read under a new epoch; found again on a later attempt it counts once.
+    fn read_anew(&mut self, now: Instant, what: &'static str) {
+        if self.reload.is_none_or(|reload| reload.same_history) {
+            self.report.counters.history_changes += 1;
+            tracing::warn!(what, "the store's history changed; everything is read anew");
+        }
+        self.reload = Some(Reload { same_history: false });
+        self.queue.clear();
+        if self.is_connected() {
+            self.act(Action::CloseWatch);
+            self.begin_load(now, Reload { same_history: false });
+        }
+    }
+
+    /// History up to the cursor is gone, so what was missed can only be had by reading everything.
+    pub(super) fn compacted(&mut self, now: Instant) {
+        self.report.counters.compactions += 1;
+        if self.phase == Phase::Probing {
+            self.enter(now, State::Reloading);
+            return self.begin_load(now, Reload { same_history: true });
+        }
+        tracing::info!(revision = self.known.cursor, "the watch's revision is compacted");
+        self.schedule_reload(now, Reload { same_history: true });
+    }
+
+    /// A response of the watch is larger than the client accepts. The next watch asks for fragments;
+    /// when that does not help either, the state is read instead of the change (B4, T-13).
+    pub(super) fn too_large(&mut self, now: Instant, error: SourceError) {
+        let cursor = self.known.cursor;
+        if self.too_large_at.replace(cursor) != Some(cursor) {
+            return self.fail(now, error);
+        }
+        self.read_instead(now, Arc::new(error));
+    }
+
+    /// Reads everything, since a response of the watch cannot be had or held (C9).
+    pub(super) fn read_instead(&mut self, now: Instant, cause: Arc<dyn StdError + Send + Sync>) {
+        self.report.counters.oversized += 1;
+        let name = &self.options.name;
+        tracing::warn!(%name, error = %cause, "a response is too large; everything is read instead");
+        self.report.last_error = Some(cause);
+        self.too_large_at = None;
+        self.queue.drop_fragments();
+        self.schedule_reload(now, Reload { same_history: true });
+    }
+}
