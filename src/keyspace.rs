@@ -279,7 +279,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         let (rejected, poisoned_observers) = if reentry::in_observer(self.shared.id()) {
             (0, Vec::new())
         } else {
-            let guard = self.shared.locked.read_recursive();
+            let guard = self.shared.read_past_writers();
             (guard.view.rejected.len(), guard.observers.poisoned())
         };
         let age = |instant: tokio::time::Instant| instant.elapsed();

@@ -164,6 +164,9 @@ mod known;
 mod mirror;
 mod observer;
 mod packed;
+#[cfg(all(test, shuttle))]
+#[path = "../races/scenarios.rs"]
+mod races;
 mod range;
 mod reentry;
 mod shared;

@@ -6,6 +6,8 @@
 use std::cell::RefCell;
 use std::panic::Location;
 
+#[cfg(shuttle)]
+use shuttle::thread_local;
 use smallvec::SmallVec;
 
 /// Identifies a key space among those alive: the address of its shared state.

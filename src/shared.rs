@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use parking_lot::{RwLock, RwLockWriteGuard};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::watch;
 
 use crate::delta::{Change, Delta, DeltaOrigin};
@@ -158,6 +158,14 @@ impl<T: Send + Sync + 'static> Shared<T> {
         handle
     }
 
+    /// A read that goes past a waiting writer. Shuttle's lock has none; nothing nests under it.
+    pub(crate) fn read_past_writers(&self) -> RwLockReadGuard<'_, Locked<T>> {
+        #[cfg(not(shuttle))]
+        return self.locked.read_recursive();
+        #[cfg(shuttle)]
+        self.locked.read()
+    }
+
     /// A wait, refused once it would be pending where it could never end.
     pub(crate) fn wait(&self, awaited: Awaited) -> Wait<'_> {
         Wait::new(&self.waits, awaited, || self.refuse("waiting"))
@@ -169,8 +177,8 @@ impl<T: Send + Sync + 'static> Shared<T> {
         reentry::refuse_in_observer(id, "reading");
         // A plain read may queue behind a waiting writer; with a guard in hand that would be for
         // ever, so a nested read goes past it.
-        let locked =
-            if reentry::held(id) > 0 { self.locked.read_recursive() } else { self.locked.read() };
+        let nested = reentry::held(id) > 0;
+        let locked = if nested { self.read_past_writers() } else { self.locked.read() };
         ReadGuard::new(locked, &self.times, id)
     }
 }

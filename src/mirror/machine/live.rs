@@ -17,6 +17,8 @@ const CHECKS_UNTIL_DEAD: u32 = 2;
 /// What is asked about how current the data is.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Freshness {
+    /// The watcher's id, from its `created` answer.
+    watch_id: Option<i64>,
     /// Since when an answer of the watch is awaited.
     awaiting: Option<Instant>,
     /// When progress, or a count, was last asked for.
@@ -133,6 +135,7 @@ impl Machine {
             return self.fail(now, SourceError::new(kind, "the watch is of another cluster"));
         }
         self.phase = Phase::Live;
+        self.fresh.watch_id = Some(response.watch_id);
         self.report.counters.watches += 1;
         self.enter(now, State::Live);
         self.act(Action::Watching);
@@ -151,6 +154,10 @@ impl Machine {
             return self.fail(now, SourceError::new(kind, "progress of another cluster"));
         }
         let requested = response.watch_id == -1;
+        if !requested && self.fresh.watch_id != Some(response.watch_id) {
+            // Of a watcher that is not ours, so it says nothing about our events (B2).
+            return;
+        }
         self.fresh.answered |= requested;
         // A requested one may run ahead of events on old servers; a periodic one never does.
         if requested && self.progress_by() != ProgressBy::Request {

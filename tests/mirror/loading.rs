@@ -1,0 +1,156 @@
+//! Loading: at which revision, in which pieces, and what refuses a load.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn gz4_a_load_at_a_past_revision_follows_from_there() {
+    let etcd = etcd();
+    etcd.put("/k/old", "1");
+    let then = etcd.put("/k/a", "1");
+    etcd.delete("/k/old");
+    etcd.put("/k/raced", "1");
+    let (ks, mut mirror) = builder().load_at(then).build(etcd.clone());
+    while ks.status().counters.loads == 0 {
+        mirror.step().await;
+    }
+    assert_eq!(ks.read().revision(), then);
+    assert!(ks.read().contains("/k/old") && !ks.read().contains("/k/raced"));
+    tokio::spawn(mirror.run());
+    assert_same(&ks, &etcd).await;
+    assert!(!ks.read().contains("/k/old") && ks.read().contains("/k/raced"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn t25_a_compacted_revision_to_load_at_ends_the_start() {
+    let etcd = etcd();
+    etcd.put("/k/a", "1");
+    let now = etcd.put("/k/a", "2");
+    etcd.compact(now);
+    let result = builder().load_at(now - 1).start(etcd).await;
+    assert!(matches!(result, Err(StopReason::Compacted { revision, .. }) if revision == now - 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn t25_a_future_revision_to_load_at_is_waited_for() {
+    let etcd = etcd();
+    let now = etcd.put("/k/a", "1");
+    let starting = builder().load_at(now + 1).start(etcd.clone());
+    tokio::pin!(starting);
+    assert!(timeout(30_000 * MS, &mut starting).await.is_err());
+    etcd.put("/k/b", "1");
+    let ks = starting.await.unwrap();
+    assert_same(&ks, &etcd).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn t24_zero_keys_and_page_borders() {
+    for keys in [0, 1, 99, 100, 101, 3_300] {
+        let etcd = etcd();
+        etcd.set_version(version("3.5.34"));
+        for key in 0..keys {
+            etcd.put(format!("/k/{key:05}"), "v");
+        }
+        let ks = start(&etcd).await;
+        assert_eq!(ks.read().len(), keys);
+        assert_same(&ks, &etcd).await;
+        assert_eq!(etcd.counts().range_streams, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b14_a_cut_range_stream_is_no_load() {
+    let etcd = etcd();
+    for key in 0..200 {
+        etcd.put(format!("/k/{key:05}"), "v");
+    }
+    etcd.faults().truncate_range_streams(2);
+    let ks = start(&etcd).await;
+    assert_eq!(ks.read().len(), 200);
+    assert!(ks.status().counters.failures >= 2);
+    assert_same(&ks, &etcd).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn t28_unordered_pages_are_refused_and_read_again() {
+    let etcd = etcd();
+    etcd.set_version(version("3.5.34"));
+    for key in 0..10 {
+        etcd.put(format!("/k/{key:05}"), "v");
+    }
+    etcd.faults().scramble_pages(2);
+    let ks = start(&etcd).await;
+    assert_same(&ks, &etcd).await;
+    assert!(ks.status().counters.failures >= 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b12_pages_that_are_too_large_shrink() {
+    let etcd = etcd();
+    etcd.set_version(version("3.5.34"));
+    for key in 0..300 {
+        etcd.put(format!("/k/{key:05}"), vec![b'v'; 100]);
+    }
+    etcd.faults().limit_message(1_000);
+    let ks = start(&etcd).await;
+    assert_eq!(ks.read().len(), 300);
+    assert_eq!(ks.status().counters.failures, 0);
+    etcd.faults().heal();
+    assert_same(&ks, &etcd).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b11_compaction_between_pages_restarts_the_load() {
+    let etcd = etcd();
+    etcd.set_version(version("3.5.34"));
+    for key in 0..1_000 {
+        etcd.put(format!("/k/{key:05}"), "v");
+    }
+    etcd.faults().delay(10 * MS);
+    let compactor = {
+        let etcd = etcd.clone();
+        tokio::spawn(async move {
+            loop {
+                let now = etcd.put("/k/00000", "w");
+                etcd.compact(now);
+                tokio::time::sleep(15 * MS).await;
+            }
+        })
+    };
+    let ks = start(&etcd).await;
+    assert!(ks.status().counters.load_restarts >= 1);
+    compactor.abort();
+    assert_same(&ks, &etcd).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn t26_a_load_that_fails_midway_changes_nothing() {
+    let etcd = etcd();
+    etcd.put("/k/a", "1");
+    let ks = start(&etcd).await;
+    let steps = count_steps(&ks);
+    let seen = steps.load(Ordering::SeqCst);
+    etcd.faults().refuse(Call::Range, SourceErrorKind::Unavailable);
+    etcd.faults().refuse(Call::RangeStream, SourceErrorKind::Unavailable);
+    etcd.faults().cancel_compacted(etcd.revision());
+    reaches(&ks, State::Reloading).await;
+    tokio::time::sleep(5_000 * MS).await;
+    assert_eq!(ks.read().len(), 1);
+    assert_eq!(steps.load(Ordering::SeqCst), seen);
+    etcd.faults().heal();
+    reaches(&ks, State::Live).await;
+    // T-29: nothing changed, so nobody is told.
+    assert_eq!(steps.load(Ordering::SeqCst), seen);
+    assert_same(&ks, &etcd).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn load_progress_is_shown_and_the_load_timeout_says_why() {
+    let etcd = etcd();
+    etcd.put("/k/a", "1");
+    etcd.faults().refuse(Call::Range, SourceErrorKind::Unavailable);
+    etcd.faults().refuse(Call::RangeStream, SourceErrorKind::Unavailable);
+    let begun = Instant::now();
+    let result = builder().load_timeout(3_000 * MS).start(etcd).await;
+    assert!(matches!(result, Err(StopReason::LoadTimeout { cause: Some(_) })), "{result:?}");
+    assert_eq!(begun.elapsed().as_millis() / 10, 300);
+}
