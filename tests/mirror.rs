@@ -12,6 +12,8 @@ mod loading;
 mod logs;
 #[path = "mirror/progress.rs"]
 mod progress;
+#[path = "mirror/wire.rs"]
+mod wire;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -331,9 +331,6 @@ impl Machine {
                 }
                 self.cursor_moved();
             }
-            Err(error @ ApplyError::ClusterMismatch { expected, got }) => {
-                self.other_cluster(now, expected, got, Arc::new(error));
-            }
             Err(error @ ApplyError::Discontinuity { .. }) => {
                 counters.discontinuities += 1;
                 tracing::warn!(%error, "the watch lost history; everything is read again");
@@ -342,6 +339,7 @@ impl Machine {
                 self.report.last_error = Some(Arc::new(error));
                 self.schedule_reload(now, Reload { same_history: true });
             }
+            // Another cluster among them: identity is judged when connecting, by more than one answer.
             Err(error) => {
                 let kind = SourceErrorKind::Malformed;
                 self.queue.clear();
