@@ -34,7 +34,8 @@
 //! # The contract
 //!
 //! The rest of the documentation, the code and the tests quote these numbers. [`promises`] names the
-//! test behind each promise that applications of earlier key spaces rely on.
+//! test behind each promise that applications of earlier key spaces rely on, [`hazards`] the test for each
+//! way in which etcd, the network or an operator is known to go wrong.
 //!
 //! 1. **C1 Two revisions.** [`revision`](View::revision) is the greatest `mod_revision` applied,
 //!    deletions included; a first load, and a reload that changed anything, set it to the load's
@@ -208,6 +209,11 @@ pub use writer::{Applied, LoadError, Writer};
 #[cfg(doc)]
 #[doc = include_str!("../docs/promises.md")]
 pub mod promises {}
+
+/// What goes wrong around a mirror, what it does then, and the test that holds it.
+#[cfg(doc)]
+#[doc = include_str!("../docs/hazards.md")]
+pub mod hazards {}
 
 /// How the entries are stored, what each operation costs, and why.
 #[cfg(doc)]

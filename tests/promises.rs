@@ -1,15 +1,28 @@
-//! The table of promises names a test, or a reason, for each id; the tests it names exist.
+//! The tables of promises and hazards name a test, or a reason, for each id; the tests they name exist.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// A row: what stands in the third column.
-fn rows() -> BTreeMap<String, String> {
+/// Each table with the ids that it must have.
+fn tables() -> [(&'static str, Vec<String>); 2] {
+    let ids = |prefix: &str, last: u32| (1..=last).map(|n| format!("{prefix}{n}")).collect();
+    let of = |parts: [Vec<String>; 2]| parts.concat();
+    [
+        ("docs/promises.md", of([ids("GZ-", 48), ids("GZ-C", 11)])),
+        ("docs/hazards.md", of([ids("B", 34), ids("T-", 72)])),
+    ]
+}
+
+/// The rows of a table: what stands in the third column.
+fn rows(table: &str) -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let table = fs::read_to_string(root.join("docs/promises.md")).unwrap();
+    let text = fs::read_to_string(root.join(table)).unwrap();
     let mut rows = BTreeMap::new();
-    for line in table.lines().filter(|line| line.starts_with("| GZ-")) {
+    let headings = ["| id |", "|---"];
+    let is_row =
+        |line: &&str| line.starts_with('|') && !headings.iter().any(|h| line.starts_with(h));
+    for line in text.lines().filter(is_row) {
         let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
         let [id, promise, proof] = cells[..] else { panic!("not three columns: {line}") };
         assert!(promise.len() > 20, "{id} has no words of its own");
@@ -25,20 +38,23 @@ fn tests_in(proof: &str) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn every_inherited_promise_has_a_test_or_a_reason() {
-    let rows = rows();
-    let ids = (1..=48).map(|n| format!("GZ-{n}")).chain((1..=11).map(|n| format!("GZ-C{n}")));
-    for id in ids {
-        let proof = rows.get(&id).unwrap_or_else(|| panic!("{id} has no row"));
-        let reasoned = proof.starts_with("Not here:") && proof.len() > 30;
-        assert!(reasoned || !tests_in(proof).is_empty(), "{id} names no test and no reason");
+fn every_promise_and_every_hazard_has_a_test_or_a_reason() {
+    for (table, ids) in tables() {
+        let rows = rows(table);
+        assert_eq!(rows.len(), ids.len(), "{table} has rows of other ids");
+        for id in ids {
+            let proof = rows.get(&id).unwrap_or_else(|| panic!("{id} has no row"));
+            let reasoned = proof.starts_with("Not here:") && proof.len() > 30;
+            assert!(reasoned || !tests_in(proof).is_empty(), "{id} names no test and no reason");
+        }
     }
 }
 
 #[test]
-fn the_tests_that_the_table_names_exist() {
+fn the_tests_that_the_tables_name_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for (id, proof) in rows() {
+    let rows = tables().into_iter().flat_map(|(table, _)| rows(table));
+    for (id, proof) in rows {
         for (file, test) in tests_in(&proof) {
             let path = root.join(format!("{file}.rs"));
             let code = fs::read_to_string(&path)

@@ -195,3 +195,25 @@ fn guards_are_views() {
     let guard: ReadGuard<'_, usize> = ks.read();
     assert_eq!((count(&guard), count(&ks.snapshot()), guard.mirrored()), (10, 10, ks.mirrored()));
 }
+
+/// T-42: what deletions leave behind is sized by what is left, not by what was there.
+#[test]
+fn t42_memory_follows_the_keys_down_again() {
+    let mut store = History::new();
+    let keys: Vec<String> = (0..20_000).map(|n| format!("/{n:05}")).collect();
+    store.txn(keys.iter().map(|key| Op::Put(key.clone(), "value".into())));
+    let (ks, mut writer) = loaded(&store);
+    let full = ks.stats().heap_bytes;
+    // A tenth is left, spread over the whole range, by one revision and by many.
+    let mut revision = store.revision();
+    store.txn(keys.iter().skip(5_000).filter(|k| !k.ends_with('7')).map(|k| Op::Delete(k.clone())));
+    writer.apply(store.after(revision)).unwrap();
+    for key in keys.iter().take(5_000).filter(|key| !key.ends_with('7')) {
+        revision = store.revision();
+        store.delete(key);
+        writer.apply(store.after(revision)).unwrap();
+    }
+    let left = ks.stats();
+    assert_eq!(left.keys, 2_000);
+    assert!(left.heap_bytes < full / 5, "{} of {full} bytes for a tenth", left.heap_bytes);
+}
