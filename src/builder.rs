@@ -23,6 +23,14 @@ use crate::view::View;
 use crate::wait::{Awaited, WaitError};
 use crate::writer::{LoadError, Writer};
 
+/// Longer times count as this one, so that adding them to a clock cannot overflow.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// A time that can be waited for: not zero, which would be a tight loop.
+fn bounded(time: Duration) -> Duration {
+    time.clamp(Duration::from_millis(1), FOREVER)
+}
+
 /// What [`KeySpace::builder`] takes: a clean path, or a [`KeyRange`] of any bytes.
 pub trait IntoKeyRange {
     /// The range that is meant.
@@ -190,7 +198,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// A throttle, not a debounce: the first response after a quiet time is applied at once, and
     /// under steady load there is one apply per delay. Zero applies every response by itself.
     pub fn apply_delay(mut self, delay: Duration) -> Self {
-        self.options.apply_delay = delay;
+        self.options.apply_delay = delay.min(FOREVER);
         self
     }
 
@@ -220,8 +228,8 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// other and starts over only after an event or a progress notification. Each delay is shortened
     /// by up to half at random. A `max` below `min` is raised to it.
     pub fn backoff(mut self, min: Duration, max: Duration) -> Self {
-        self.options.backoff_min = min;
-        self.options.backoff_max = max;
+        self.options.backoff_min = bounded(min);
+        self.options.backoff_max = bounded(max);
         self
     }
 
@@ -235,7 +243,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
 
     /// Gives up when the first load has not finished by then.
     pub fn load_timeout(mut self, limit: Duration) -> Self {
-        self.options.load_timeout = Some(limit);
+        self.options.load_timeout = Some(bounded(limit));
         self
     }
 
@@ -248,19 +256,19 @@ impl<T: Send + Sync + 'static> Builder<T> {
 
     /// How long connecting to one endpoint may take.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
-        self.options.connect_timeout = limit;
+        self.options.connect_timeout = bounded(limit);
         self
     }
 
     /// How long a small request, or the opening of the watch, may take.
     pub fn request_timeout(mut self, limit: Duration) -> Self {
-        self.options.request_timeout = limit;
+        self.options.request_timeout = bounded(limit);
         self
     }
 
     /// How long one page, or the next chunk, of a load may take.
     pub fn page_timeout(mut self, limit: Duration) -> Self {
-        self.options.page_timeout = limit;
+        self.options.page_timeout = bounded(limit);
         self
     }
 
@@ -268,7 +276,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// [`Status::current_as_of`](crate::Status::current_as_of), and a watch that leaves two such
     /// questions unanswered is replaced.
     pub fn check_interval(mut self, interval: Duration) -> Self {
-        self.options.check_interval = interval.max(Duration::from_millis(1));
+        self.options.check_interval = bounded(interval);
         self
     }
 
@@ -292,15 +300,18 @@ impl<T: Send + Sync + 'static> Builder<T> {
     }
 
     /// Holds a reload back when it would remove more than the share `above` of the known keys, between
-    /// 0 (any removal) and 1 (none is held); what happens then is said by `policy`.
+    /// 0 (any removal) and 1 (none is held), NaN counting as 0; what happens then is said by `policy`.
     ///
     /// A guard against an emptied or half-restored store: the old data is served, and the state
     /// [`Held`](crate::State::Held) says so. Deletions that come as events, and the first load, are
     /// never held. While a reload is held etcd is asked at times how many keys it has, and when they
     /// came back everything is read anew.
     pub fn hold_reloads(mut self, above: f64, policy: OnHold) -> Self {
-        self.options.hold_above = Some(above.clamp(0.0, 1.0));
-        self.options.on_hold = policy;
+        self.options.hold_above = Some(if above.is_nan() { 0.0 } else { above.clamp(0.0, 1.0) });
+        self.options.on_hold = match policy {
+            OnHold::AcceptAfter(delay) => OnHold::AcceptAfter(bounded(delay)),
+            policy => policy,
+        };
         self
     }
 
@@ -311,7 +322,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// For servers that lose events (etcd 3.4 before 3.4.31 and 3.5 before 3.5.13) and for the
     /// careful. It costs etcd a read of the whole range; values are not sent, and not compared.
     pub fn audit_interval(mut self, interval: Duration) -> Self {
-        self.options.audit_interval = Some(interval.max(Duration::from_millis(1)));
+        self.options.audit_interval = Some(bounded(interval));
         self
     }
 

@@ -130,6 +130,16 @@ pub(crate) struct Numbers {
     pub(crate) lease: i64,
 }
 
+impl Numbers {
+    /// Whether both are of the same write; versions count only where the server keeps them.
+    pub(crate) fn is_same_write(self, other: Numbers) -> bool {
+        let versions = self.version == other.version || self.version == 0 || other.version == 0;
+        self.create_revision == other.create_revision
+            && self.mod_revision == other.mod_revision
+            && versions
+    }
+}
+
 impl From<&RawKeyValue> for Numbers {
     fn from(kv: &RawKeyValue) -> Self {
         Numbers {

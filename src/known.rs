@@ -116,7 +116,7 @@ impl<T> Comparison<T> {
                 differing += 1;
             }
             let known = self.walk.pass(key);
-            differing += u64::from(known.is_none_or(|known| known.numbers != numbers));
+            differing += u64::from(known.is_none_or(|known| !known.numbers.is_same_write(numbers)));
         }
         while last && self.walk.missing(None).is_some() {
             differing += 1;

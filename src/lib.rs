@@ -119,8 +119,10 @@
 //! the last known change), and resumes *at* its position, dropping what it has. When the position is
 //! compacted, or an event does not continue what is known, it reads everything anew beside the data that
 //! is served, and shows the exact difference in one step. A store restored from a backup is read under a
-//! new [`epoch`](View::epoch); revisions compare only within one. What to do then, and when another
-//! cluster answers, is [yours to choose](OnHistoryChange).
+//! new [`epoch`](View::epoch); revisions compare only within one. So is a reload that finds other
+//! entries at the very revision that was shown: a server had lost events, and one revision must not
+//! name two states (C1). What to do about another history or cluster is
+//! [yours to choose](OnHistoryChange).
 //!
 //! # Trade-offs
 //!

@@ -105,7 +105,8 @@ impl<T> View<T> {
     }
 
     /// Counts from one, up by one whenever the store's history was found to be another one (a
-    /// restored backup). Revisions compare only within an epoch.
+    /// restored backup), or other entries than those shown were found at the very same revision
+    /// (a server had lost events). Revisions compare only within an epoch.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch

@@ -23,8 +23,8 @@ pub enum WaitError {
     /// The key space is no longer kept current. Give up; the reason says what to do.
     #[error("the key space stopped")]
     Stopped(#[source] StopReason),
-    /// The store's history was found to be another one (a restored backup), so the awaited revision
-    /// has lost its meaning. Read again and decide anew.
+    /// The store's history was found to be another one (a restored backup), or what was shown of it
+    /// was wrong, so the awaited revision has lost its meaning. Read again and decide anew.
     #[error("the store's history changed: epoch {was} is now {now}")]
     HistoryChanged {
         /// The epoch in which the wait began.

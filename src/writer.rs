@@ -183,14 +183,13 @@ impl<T: Send + Sync + 'static> Writer<T> {
         Comparison::new(self.view.share())
     }
 
-    /// Shows a complete read in one step; under a new epoch when history is another one.
-    #[track_caller]
-    pub(crate) fn finish_load(
-        &mut self,
-        loading: Loading<T>,
+    /// Whether a complete read may be shown.
+    pub(crate) fn check_load(
+        &self,
+        loading: &Loading<T>,
         header: Header,
         same_history: bool,
-    ) -> Result<Applied, LoadError> {
+    ) -> Result<(), LoadError> {
         if same_history {
             let confirmed = self.view.confirmed;
             if header.revision < confirmed {
@@ -204,10 +203,27 @@ impl<T: Send + Sync + 'static> Writer<T> {
             let (header, entry) = (header.revision, loading.newest());
             return Err(LoadError::HeaderBehind { header, entry });
         }
+        Ok(())
+    }
+
+    /// Shows a complete read in one step; under a new epoch when history is another one, or when the
+    /// read is of the revision shown and yet another state.
+    #[track_caller]
+    pub(crate) fn finish_load(
+        &mut self,
+        loading: Loading<T>,
+        header: Header,
+        same_history: bool,
+    ) -> Result<Applied, LoadError> {
+        self.check_load(&loading, header, same_history)?;
         self.note_member(Some(header));
+        let shown = self.view.revision;
         let mut next = loading.finish(header.revision);
+        let changed = next.changes.as_ref().map_or(!next.view.is_empty(), |all| !all.is_empty());
+        // What was shown at this revision was wrong, so it must not keep its name (C1).
+        let repaired = shown == header.revision && changed;
         next.view.cluster_id = Some(header.cluster_id);
-        next.view.epoch += u64::from(!same_history);
+        next.view.epoch += u64::from(!same_history || repaired);
         let rejected = next.rejected;
         let changes = self.publish(next, DeltaOrigin::Load);
         Ok(Applied {
@@ -234,6 +250,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
 
     /// Ends the key space with a reason; its data stays readable.
     pub(crate) fn end(&mut self, reason: StopReason) {
+        self.shared.holds.withdraw();
         self.shared.waits.end(reason);
     }
 
@@ -267,7 +284,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
 
 impl<T: Send + Sync + 'static> Drop for Writer<T> {
     fn drop(&mut self) {
-        self.shared.waits.end(StopReason::Shutdown);
+        self.end(StopReason::Shutdown);
     }
 }
 

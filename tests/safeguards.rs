@@ -181,6 +181,122 @@ async fn t67_stopping_while_a_reload_is_held() {
     assert!(ks.accept_held(held.revision).is_err());
 }
 
+/// Keys of another name are no come-back: the hold stays, though the store has as many keys again.
+#[tokio::test(start_paused = true)]
+async fn t70_replaced_keys_stay_held_and_are_accepted_in_time() {
+    let etcd = etcd();
+    fill(&etcd, 100);
+    let policy = OnHold::AcceptAfter(600 * SECOND);
+    let ks = builder().hold_reloads(0.5, policy).start(etcd.clone()).await.unwrap();
+    behind_a_compaction(&ks, &etcd, || {
+        etcd.delete_range(KeyRange::bytes("/k/000", "/k/060"));
+        for key in 0..60 {
+            etcd.put(format!("/k/new{key}"), "v");
+        }
+    })
+    .await;
+    reaches(&ks, State::Held).await;
+    for round in 0..25 {
+        etcd.put(format!("/k/later{}", round % 3), "v");
+        // Half the time the endpoint goes away, and everything is read and held again.
+        if round % 2 == 0 {
+            etcd.faults().cut();
+        }
+        tokio::time::sleep(20 * SECOND).await;
+        assert_eq!((ks.status().state, ks.read().len()), (State::Held, 100), "{round}");
+    }
+    let loads = etcd.counts().range_streams;
+    assert!(loads <= 15, "{loads} loads in 500 s");
+    tokio::time::sleep(120 * SECOND).await;
+    assert_same(&ks, &etcd).await;
+    assert_eq!(ks.read().len(), 103);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t70_an_expired_token_and_a_dropped_mirror_leave_no_half_hold() {
+    let etcd = etcd();
+    let ks = held_after_losing(100, &etcd, OnHold::Wait).await;
+    reaches(&ks, State::Held).await;
+    let refreshes = etcd.counts().token_refreshes;
+    etcd.faults().expire_token();
+    etcd.until(|counts| counts.token_refreshes > refreshes).await;
+    // Read again with the new token, and held again: a decision about it counts.
+    reaches(&ks, State::Held).await;
+    ks.accept_held(ks.status().held.unwrap().revision).unwrap();
+    assert_same(&ks, &etcd).await;
+    assert!(ks.read().is_empty());
+
+    let etcd = self::etcd();
+    fill(&etcd, 10);
+    let (ks, mut mirror) = builder().hold_reloads(0.0, OnHold::Wait).build(etcd.clone());
+    while ks.status().state != State::Live {
+        mirror.step().await;
+    }
+    etcd.faults().down();
+    while ks.status().state != State::Reconnecting {
+        mirror.step().await;
+    }
+    etcd.delete("/k/000");
+    etcd.compact(etcd.revision());
+    etcd.faults().up();
+    while ks.status().held.is_none() {
+        mirror.step().await;
+    }
+    let held = ks.status().held.unwrap();
+    drop(mirror);
+    assert_eq!(ks.status().held, None);
+    assert!(ks.accept_held(held.revision).is_err());
+}
+
+/// A read that cannot be shown is an error, not a question.
+#[tokio::test(start_paused = true)]
+async fn c6_t28_an_unordered_last_page_shows_nothing_of_its_read() {
+    for _ in 0..2 {
+        let etcd = etcd();
+        etcd.set_version(version("3.5.34"));
+        fill(&etcd, 10);
+        etcd.faults().scramble_pages(3);
+        let (ks, mirror) = builder().build(etcd.clone());
+        ks.observe(|delta, view, _| {
+            assert_eq!((delta.len(), view.len()), (10, 10), "part of a read was shown");
+        });
+        tokio::spawn(mirror.run());
+        ks.loaded().await.unwrap();
+        assert_same(&ks, &etcd).await;
+        let status = ks.status();
+        assert!(status.poisoned_observers.is_empty(), "{status:?}");
+        assert_eq!((status.counters.loads, status.counters.failures), (1, 3));
+        assert_eq!(status.epoch, 1);
+    }
+}
+
+#[test]
+fn extreme_times_and_shares_are_bounded_instead_of_overflowing() {
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let etcd = etcd();
+        fill(&etcd, 10);
+        for time in [Duration::MAX, Duration::ZERO] {
+            let ks = builder()
+                .apply_delay(time)
+                .backoff(time, time)
+                .load_timeout(Duration::MAX)
+                .connect_timeout(Duration::MAX)
+                .request_timeout(Duration::MAX)
+                .page_timeout(Duration::MAX)
+                .check_interval(time.max(SECOND))
+                .audit_interval(time)
+                .hold_reloads(f64::NAN, OnHold::AcceptAfter(time))
+                .start(etcd.clone())
+                .await
+                .unwrap();
+            let revision = etcd.put("/k/a", "1");
+            timeout(60 * SECOND, ks.wait_for_revision(revision)).await.unwrap().unwrap();
+        }
+    });
+}
+
 // ---- audits ----
 
 /// A mirror that audits every minute.
@@ -272,6 +388,91 @@ async fn c10_t71_audits_work_on_known_keys() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(ks.status().counters.drift, 1);
+}
+
+/// A repair that no event and no new revision announces: what was shown at this revision was wrong, so
+/// the same revision must not name two states within one epoch.
+#[tokio::test(start_paused = true)]
+async fn c1_t71_a_repair_at_an_unchanged_revision_begins_a_new_epoch() {
+    let etcd = etcd();
+    fill(&etcd, 10);
+    let ks = audited(&etcd).await;
+    etcd.faults().lose_events(1);
+    etcd.put("/k/001", "lost");
+    let last = etcd.put("/k/002", "seen");
+    ks.wait_for_revision(last).await.unwrap();
+    let before = ks.snapshot();
+    until_audits(&ks, 1).await;
+    reaches(&ks, State::Live).await;
+    assert_same(&ks, &etcd).await;
+    let view = ks.read();
+    assert_eq!((view.revision(), view.epoch()), (before.revision(), before.epoch() + 1));
+}
+
+/// Lost events leave other keys in etcd than are known; that is no other history, though to the proof
+/// of identity it looks like one.
+#[tokio::test(start_paused = true)]
+async fn b9_b16_t71_mending_lost_history_is_not_mistaken_for_another_history() {
+    for lost in ["delete", "create", "put", "probe"] {
+        let etcd = etcd();
+        fill(&etcd, 10);
+        let ks = builder()
+            .audit_interval(60 * SECOND)
+            .on_history_change(OnHistoryChange::Stop)
+            .start(etcd.clone())
+            .await
+            .unwrap();
+        let seen = etcd.put("/k/005", "the last that is known");
+        ks.wait_for_revision(seen).await.unwrap();
+        etcd.faults().lose_events(1);
+        match lost {
+            "delete" => etcd.delete("/k/001"),
+            "create" => etcd.put("/k/new", "1"),
+            "put" => etcd.put("/k/001", "2"),
+            _ => etcd.put("/k/005", "2"),
+        };
+        // Progress moves the cursor beyond what is known.
+        let elsewhere = etcd.put("/elsewhere", "1");
+        ks.wait_for_revision(elsewhere).await.unwrap();
+        until_audits(&ks, 1).await;
+        etcd.put("/k/after", "1");
+        assert_same(&ks, &etcd).await;
+        let counters = ks.status().counters;
+        assert_eq!((counters.drift, counters.history_changes), (1, 0), "{lost}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn t71_audits_are_made_although_the_watch_is_reopened_all_the_time() {
+    let etcd = etcd();
+    fill(&etcd, 10);
+    let ks = audited(&etcd).await;
+    for _ in 0..20 {
+        etcd.faults().cut();
+        tokio::time::sleep(20 * SECOND).await;
+    }
+    assert!(ks.status().counters.audits >= 5, "{:?}", ks.status().counters);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t71_an_audit_that_cannot_be_made_is_put_off_and_leaves_the_watch_alone() {
+    let etcd = etcd();
+    fill(&etcd, 10);
+    // The checks of the watch fall on other seconds, so that only the audit is refused.
+    let builder = builder().audit_interval(60 * SECOND).check_interval(70 * SECOND);
+    let ks = builder.page_timeout(SECOND).start(etcd.clone()).await.unwrap();
+    for kind in [SourceErrorKind::Compacted, SourceErrorKind::Timeout, SourceErrorKind::TooLarge] {
+        tokio::time::sleep(58 * SECOND).await;
+        let keys_only = etcd.counts().keys_only;
+        etcd.faults().refuse(Call::Range, kind);
+        etcd.until(|counts| counts.keys_only > keys_only).await;
+        etcd.faults().allow(Call::Range);
+    }
+    assert_eq!(ks.status().counters.audits, 0);
+    until_audits(&ks, 1).await;
+    assert_same(&ks, &etcd).await;
+    let counts = etcd.counts();
+    assert_eq!((counts.connects, counts.watches, counts.range_streams), (1, 1, 1));
 }
 
 // ---- responses that cannot be had ----

@@ -83,6 +83,16 @@ enum Phase {
 #[derive(Debug, Clone, Copy)]
 struct Reload {
     same_history: bool,
+    /// Events are known to be lost, so other keys in etcd do not mean another history.
+    doubted: bool,
+}
+
+impl Reload {
+    /// The history is the one the data is of.
+    const SAME: Reload = Reload { same_history: true, doubted: false };
+    /// The same, but what is known of it has gaps.
+    const GAPS: Reload = Reload { same_history: true, doubted: true };
+    const ANEW: Reload = Reload { same_history: false, doubted: false };
 }
 
 /// What is remembered of an endpoint across connections to it.
@@ -119,6 +129,8 @@ pub(crate) struct Machine {
     streaming: bool,
     load_restarts: u32,
     hold: Option<held::Hold>,
+    /// Since when reloads have been held, one after the other.
+    held_since: Option<Instant>,
     audit: audit::Audit,
     /// The cursor of a watch whose response was too large.
     too_large_at: Option<Revision>,
@@ -167,6 +179,7 @@ impl Machine {
             streaming: false,
             load_restarts: 0,
             hold: None,
+            held_since: None,
             audit: audit::Audit::default(),
             too_large_at: None,
             load_deadline: None,
@@ -337,7 +350,7 @@ impl Machine {
                 // What is queued continues what was refused, and the load brings it all.
                 self.queue.clear();
                 self.report.last_error = Some(Arc::new(error));
-                self.schedule_reload(now, Reload { same_history: true });
+                self.schedule_reload(now, Reload::GAPS);
             }
             // Another cluster among them: identity is judged when connecting, by more than one answer.
             Err(error) => {

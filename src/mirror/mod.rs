@@ -276,8 +276,8 @@ impl<T: Send + Sync + 'static> Mirror<T> {
                 });
             }
             Action::Range(purpose, request) => {
-                let limit =
-                    if purpose == Purpose::Page { self.options.page_timeout } else { limit };
+                let paged = matches!(purpose, Purpose::Page | Purpose::Audit { .. });
+                let limit = if paged { self.options.page_timeout } else { limit };
                 let range = connection.range(request);
                 self.request(limit, range, move |result| {
                     Outcome::Input(Input::Range(purpose, result))

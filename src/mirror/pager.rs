@@ -22,6 +22,7 @@ pub(crate) struct Pager {
     at: Revision,
     page_bytes: u64,
     limit: u64,
+    limit_max: u64,
     /// The header of the first answer: later ones carry the store's revision of their own time.
     pinned: Option<Header>,
     expected: Option<u64>,
@@ -53,12 +54,19 @@ impl Pager {
             at,
             page_bytes,
             limit,
+            limit_max: u64::MAX,
             pinned: None,
             expected: None,
             keys: 0,
             bytes: 0,
             last_key: None,
         }
+    }
+
+    /// Bounds pages by keys too; a bound below the first page's size counts as that.
+    pub(crate) fn at_most(mut self, keys: u64) -> Self {
+        self.limit_max = keys.max(FIRST_LIMIT);
+        self
     }
 
     /// Whether anything was read.
@@ -154,7 +162,8 @@ impl Pager {
     /// remain, so many small pages would be quadratic, and few large ones could be any size.
     fn resize(&mut self, keys: u64, bytes: u64) {
         let wanted = self.page_bytes.saturating_mul(keys) / bytes.max(1);
-        self.limit = wanted.clamp(1, keys.saturating_mul(MAX_GROWTH).max(FIRST_LIMIT));
+        let growth = keys.saturating_mul(MAX_GROWTH).max(FIRST_LIMIT);
+        self.limit = wanted.clamp(1, growth.min(self.limit_max));
     }
 
     fn check_total(&self) -> Result<(), SourceError> {

@@ -88,8 +88,9 @@ impl<T: Send + Sync + 'static> Sink<T> {
         hold_above: Option<f64>,
     ) -> Option<Input> {
         let loading = self.loading.as_mut()?;
+        let fits = self.writer.check_load(loading, header, same_history).is_ok();
         let (removed, known) = loading.removed();
-        if removes_too_much(removed as u64, known, hold_above) {
+        if fits && removes_too_much(removed as u64, known, hold_above) {
             return Some(Input::Held { header, removed, known });
         }
         self.writer.shared().holds.withdraw();
@@ -109,11 +110,12 @@ impl<T: Send + Sync + 'static> Sink<T> {
     }
 
     fn take_keys(&mut self, kvs: Vec<RawKeyValue>) -> Result<(), LoadError> {
-        match &mut self.loading {
-            Some(loading) => {
-                loading.page(kvs).map_err(|unordered| LoadError::Unordered { key: unordered.key })
-            }
-            None => Ok(()),
+        let Some(loading) = &mut self.loading else { return Ok(()) };
+        let taken = loading.page(kvs);
+        if taken.is_err() {
+            // The end of this read may be asked for already; without its keys it is no load.
+            self.loading = None;
         }
+        taken.map_err(|unordered| LoadError::Unordered { key: unordered.key })
     }
 }

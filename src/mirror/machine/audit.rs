@@ -27,15 +27,32 @@ pub(super) struct Audit {
 /// A page of an audit: keys with their numbers.
 pub(crate) type AuditKeys = Vec<(Vec<u8>, Numbers)>;
 
+/// Whether a failure says nothing about the connection: the revision was compacted meanwhile, or the
+/// page was too much for the server.
+fn is_about_the_page(kind: SourceErrorKind) -> bool {
+    use SourceErrorKind::{Compacted, FutureRevision, Timeout, TooLarge};
+    matches!(kind, Compacted | FutureRevision | Timeout | TooLarge)
+}
+
 impl Machine {
-    /// Plans the first audit of a watch.
+    /// Plans the first audit; one that is overdue waits until a new watch has caught up.
     pub(super) fn plan_audit(&mut self, now: Instant) {
-        self.audit.due = self.options.audit_interval.map(|interval| now + interval);
+        let soon = now + self.options.check_interval;
+        let first = self.options.audit_interval.map(|interval| now + interval);
+        self.audit.due = self.audit.due.map(|due| due.max(soon)).or(first);
     }
 
-    /// Forgets the audit under way; the connection it was made on is given up.
+    /// Forgets the audit under way; it stays due.
     pub(super) fn abandon_audit(&mut self) {
-        self.audit = Audit { number: self.audit.number, ..Audit::default() };
+        let Audit { due, number, .. } = self.audit;
+        self.audit = Audit { due, number, ..Audit::default() };
+    }
+
+    /// Puts the audit under way off: it could not be made now.
+    fn postpone_audit(&mut self, now: Instant, error: &SourceError) {
+        tracing::debug!(name = %self.options.name, %error, "the audit is put off");
+        self.abandon_audit();
+        self.audit.due = self.options.audit_interval.map(|interval| now + interval);
     }
 
     pub(super) fn audit_deadline(&self) -> Option<Instant> {
@@ -54,7 +71,11 @@ impl Machine {
     /// The view to compare is kept aside; it is of `revision`.
     pub(super) fn audit_begun(&mut self, revision: Revision) {
         if self.phase == Phase::Live && self.audit.begun {
-            self.audit.pager = Some(Pager::new(self.range.clone(), revision, PAGE_BYTES, 0));
+            // The server reads the values too, so pages are bounded by what the last load weighed.
+            let load = self.report.load.unwrap_or_default();
+            let keys = self.options.page_bytes.saturating_mul(load.keys) / load.bytes.max(1);
+            let pager = Pager::new(self.range.clone(), revision, PAGE_BYTES, 0);
+            self.audit.pager = Some(pager.at_most(keys));
             self.ask_audit();
         }
     }
@@ -74,17 +95,20 @@ impl Machine {
     ) {
         let live = self.phase == Phase::Live && number == self.audit.number;
         let Some(pager) = self.audit.pager.as_mut().filter(|_| live) else { return };
-        let (kvs, last) = match result.and_then(|page| pager.page(page)) {
+        let ours = self.known.cluster_id;
+        let page = result.and_then(|page| {
+            let cluster = page.header.map(|header| header.cluster_id);
+            let kind = SourceErrorKind::Malformed;
+            if cluster == ours { Ok(page) } else { Err(SourceError::new(kind, "another cluster")) }
+        });
+        let (kvs, last) = match page.and_then(|page| pager.page(page)) {
             Ok(Step::More(kvs)) => (kvs, false),
             Ok(Step::Done(kvs, _)) => (kvs, true),
             Err(error) if error.kind() == SourceErrorKind::TooLarge && pager.shrink() => {
                 return self.ask_audit();
             }
-            // The revision was compacted meanwhile: begin anew at a newer one, but not in a loop.
-            Err(error) if error.kind() == SourceErrorKind::Compacted => {
-                self.abandon_audit();
-                self.audit.due = Some(now + self.options.check_interval);
-                return;
+            Err(error) if is_about_the_page(error.kind()) => {
+                return self.postpone_audit(now, &error);
             }
             Err(error) => return self.fail(now, error),
         };
@@ -115,14 +139,14 @@ impl Machine {
         self.report.counters.audits += 1;
         self.report.counters.drift += differing;
         self.abandon_audit();
-        self.plan_audit(now);
+        self.audit.due = self.options.audit_interval.map(|interval| now + interval);
         if differing > 0 {
             let name = &self.options.name;
             tracing::error!(%name, differing, "the audit found other keys in etcd; they are read again");
             let kind = SourceErrorKind::Malformed;
             let error = SourceError::new(kind, "an audit found that the watch had lost history");
             self.report.last_error = Some(std::sync::Arc::new(error));
-            self.schedule_reload(now, Reload { same_history: true });
+            self.schedule_reload(now, Reload::GAPS);
         }
     }
 }

@@ -69,7 +69,7 @@ impl Machine {
     /// Asks who answers and how far its store is; without data there is nothing to compare.
     pub(super) fn identify(&mut self, now: Instant) {
         if !self.known.loaded {
-            return self.begin_load(now, Reload { same_history: true });
+            return self.begin_load(now, Reload::SAME);
         }
         self.phase = Phase::Identifying;
         let request = self.revision_request();
@@ -117,8 +117,10 @@ impl Machine {
         self.phase = Phase::Probing;
         match &self.probe {
             Some(probe) => {
+                // With gaps only the change itself is certain, not that it was the last of its key.
+                let gaps = self.reload.is_some_and(|reload| reload.doubted);
                 let request = RangeRequest {
-                    revision: self.known.cursor,
+                    revision: if gaps { probe.revision } else { self.known.cursor },
                     ..RangeRequest::new(KeyRange::key(probe.key.as_slice()))
                 };
                 self.act(Action::Range(Purpose::Probe, request));
@@ -151,7 +153,8 @@ impl Machine {
     /// of the cursor are counted, as by the count barrier (B13).
     fn take_census(&mut self, now: Instant) {
         let proven = self.probe.as_ref().map_or(0, |probe| probe.revision);
-        if proven >= self.known.cursor {
+        let gaps = self.reload.is_some_and(|reload| reload.doubted);
+        if gaps || proven >= self.known.cursor {
             return self.proceed(now);
         }
         let request = RangeRequest {
@@ -210,17 +213,12 @@ impl Probe {
         }
     }
 
-    /// Whether the store shows the same; versions count only where the server keeps them.
+    /// Whether the store shows the same.
     fn matches(&self, found: Option<&RawKeyValue>) -> bool {
         match (self.written, found.map(Written::of)) {
             (None, None) => true,
             (Some(known), Some(found)) => {
-                let (a, b) = (known.numbers, found.numbers);
-                let versions = a.version == b.version || a.version == 0 || b.version == 0;
-                a.create_revision == b.create_revision
-                    && a.mod_revision == b.mod_revision
-                    && versions
-                    && known.value == found.value
+                known.numbers.is_same_write(found.numbers) && known.value == found.value
             }
             _ => false,
         }

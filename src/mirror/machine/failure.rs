@@ -16,6 +16,7 @@ impl Machine {
         if refused && !self.token_refreshed && self.is_connected() {
             // A token may have expired; some servers report that as a denial (B26).
             self.token_refreshed = true;
+            self.abandon_load();
             self.close_watch();
             self.phase = Phase::RefreshingToken;
             return self.act(Action::RefreshToken);

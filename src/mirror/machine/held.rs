@@ -31,13 +31,15 @@ impl Machine {
         }
         let keys = self.pager.as_ref().map_or(0, |pager| pager.progress().0);
         let held = Held { revision: header.revision, removed, known, keys };
+        let since = *self.held_since.get_or_insert(now);
         let mut hold = Hold { header, held, accept_at: None, next_count: None };
         match self.options.on_hold {
             OnHold::Stop => {
                 let revision = header.revision;
                 return self.stop(StopReason::RemovesTooMuch { removed, known, revision });
             }
-            OnHold::AcceptAfter(delay) => hold.accept_at = Some(now + delay),
+            // Counted from the first of a row of reads that were held.
+            OnHold::AcceptAfter(delay) => hold.accept_at = Some(since + delay),
             OnHold::Wait => {}
         }
         hold.next_count = Some(now + self.count_pause());
@@ -64,7 +66,10 @@ impl Machine {
                 self.phase = Phase::Loading;
                 self.finish_load(hold.header, None);
             }
-            Verdict::Refuse => self.retreat(now, self.options.backoff_max),
+            Verdict::Refuse => {
+                self.held_since = None;
+                self.retreat(now, self.options.backoff_max);
+            }
         }
     }
 
@@ -98,11 +103,12 @@ impl Machine {
         let next = now + self.count_pause();
         let Some(hold) = &mut self.hold else { return };
         hold.next_count = Some(next);
-        let missing = (hold.held.known as u64).saturating_sub(count);
-        let enough = !removes_too_much(missing, hold.held.known, self.options.hold_above);
-        if enough && count != hold.held.keys {
+        // Keys that came since may be those that were missing.
+        let came = count.saturating_sub(hold.held.keys);
+        let missing = (hold.held.removed as u64).saturating_sub(came);
+        if !removes_too_much(missing, hold.held.known, self.options.hold_above) {
             tracing::info!(count, "the store has more keys again; everything is read anew");
-            let reload = self.reload.unwrap_or(Reload { same_history: true });
+            let reload = self.reload.unwrap_or(Reload::SAME);
             self.abandon_load();
             self.begin_load(now, reload);
         }

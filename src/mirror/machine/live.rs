@@ -90,6 +90,11 @@ impl Machine {
             Err(error) => return self.fail(now, error),
         };
         self.report.last_contact = Some(now);
+        let ours = response.watch_id == -1 || self.fresh.watch_id == Some(response.watch_id);
+        if response.is_progress() && !ours {
+            // Of another watcher, so it says nothing about our events, nor that ours lives (B2).
+            return;
+        }
         self.fresh.awaiting = None;
         self.fresh.next_check = Some(now + self.options.check_interval);
         self.fresh.proven |= !response.created;
@@ -154,10 +159,6 @@ impl Machine {
             return self.fail(now, SourceError::new(kind, "progress of another cluster"));
         }
         let requested = response.watch_id == -1;
-        if !requested && self.fresh.watch_id != Some(response.watch_id) {
-            // Of a watcher that is not ours, so it says nothing about our events (B2).
-            return;
-        }
         self.fresh.answered |= requested;
         // A requested one may run ahead of events on old servers; a periodic one never does.
         if requested && self.progress_by() != ProgressBy::Request {
@@ -381,7 +382,7 @@ impl Machine {
             // Nothing newer to deliver, yet the keys are not as many: history was lost before.
             self.report.counters.discontinuities += 1;
             tracing::warn!("the store counts other keys; everything is read again");
-            self.schedule_reload(now, Reload { same_history: true });
+            self.schedule_reload(now, Reload::GAPS);
         } else {
             self.fail(now, timeout("the store has changes that the watch does not deliver"));
         }

@@ -122,6 +122,7 @@ impl Machine {
         self.pager = None;
         match result {
             Ok(applied) => {
+                self.held_since = None;
                 self.report.counters.loads += 1;
                 self.report.counters.rejected += applied.rejected as u64;
                 if self.reload.take().is_some_and(|reload| !reload.same_history) {
@@ -180,13 +181,13 @@ impl Machine {
             return self.fail(now, error);
         }
         tracing::info!(restarts = self.load_restarts, "the load's revision was compacted");
-        let reload = self.reload.unwrap_or(Reload { same_history: true });
+        let reload = self.reload.unwrap_or(Reload::SAME);
         self.abandon_load();
         self.begin_load(now, reload);
     }
 
     fn load_in_pages(&mut self, now: Instant) {
-        let reload = self.reload.unwrap_or(Reload { same_history: true });
+        let reload = self.reload.unwrap_or(Reload::SAME);
         self.abandon_load();
         self.endpoints[self.endpoint].1.no_range_stream = true;
         self.begin_load(now, reload);

@@ -58,11 +58,11 @@ impl Machine {
             self.report.counters.history_changes += 1;
             tracing::warn!(what, "the store's history changed; everything is read anew");
         }
-        self.reload = Some(Reload { same_history: false });
+        self.reload = Some(Reload::ANEW);
         self.queue.clear();
         if self.is_connected() {
             self.act(Action::CloseWatch);
-            self.begin_load(now, Reload { same_history: false });
+            self.begin_load(now, Reload::ANEW);
         }
     }
 
@@ -71,10 +71,10 @@ impl Machine {
         self.report.counters.compactions += 1;
         if self.phase == Phase::Probing {
             self.enter(now, State::Reloading);
-            return self.begin_load(now, Reload { same_history: true });
+            return self.begin_load(now, Reload::SAME);
         }
         tracing::info!(revision = self.known.cursor, "the watch's revision is compacted");
-        self.schedule_reload(now, Reload { same_history: true });
+        self.schedule_reload(now, Reload::SAME);
     }
 
     /// A response of the watch is larger than the client accepts. The next watch asks for fragments;
@@ -95,6 +95,6 @@ impl Machine {
         self.report.last_error = Some(cause);
         self.too_large_at = None;
         self.queue.drop_fragments();
-        self.schedule_reload(now, Reload { same_history: true });
+        self.schedule_reload(now, Reload::SAME);
     }
 }
