@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 
 use crate::delta::{Change, Delta, DeltaOrigin};
@@ -33,6 +34,25 @@ pub(crate) struct Shared<T> {
     pub(crate) shutdown: watch::Sender<bool>,
     /// Whether a mirror drives the writer, so that it is the mirror who ends the key space.
     pub(crate) driven: AtomicBool,
+}
+
+/// How long readers may keep the mirror from applying before its thread is given to others.
+#[cfg(not(shuttle))]
+const PATIENCE: std::time::Duration = std::time::Duration::from_millis(1);
+
+#[cfg(not(shuttle))]
+fn try_write<T>(lock: &RwLock<T>) -> Option<RwLockWriteGuard<'_, T>> {
+    lock.try_write_for(PATIENCE)
+}
+
+#[cfg(shuttle)]
+fn try_write<T>(lock: &RwLock<T>) -> Option<RwLockWriteGuard<'_, T>> {
+    Some(lock.write())
+}
+
+/// Whether this thread belongs to a runtime that has others to give its work to.
+fn on_many_threads() -> bool {
+    Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread)
 }
 
 /// How the changes of a step are known to the one who publishes it.
@@ -80,6 +100,27 @@ impl<T: Send + Sync + 'static> Shared<T> {
         locked
     }
 
+    /// Takes the lock for the mirror, which runs on a thread of the runtime.
+    ///
+    /// A guard that somebody holds for long would block that thread, and with it whatever runs
+    /// there: other mirrors, or all sockets when it was the one that waits for them. So the runtime
+    /// is told, and moves its work to another thread.
+    #[track_caller]
+    fn write_to_apply(&self) -> RwLockWriteGuard<'_, Locked<T>> {
+        self.refuse("applying");
+        let start = Instant::now();
+        let locked = match try_write(&self.locked) {
+            Some(locked) => locked,
+            // The mirror is a spawned task, where this is allowed; a writer may be anywhere.
+            None if self.driven.load(Ordering::Acquire) && on_many_threads() => {
+                tokio::task::block_in_place(|| self.locked.write())
+            }
+            None => self.locked.write(),
+        };
+        guard::record(&self.times.longest_write_wait, start);
+        locked
+    }
+
     /// Shows `next` in one step: swap, observers, unlock, drop the old, wake (C3, C4, C5).
     ///
     /// Only the writer calls it, so the view that is replaced is the one `next` was built from.
@@ -95,13 +136,13 @@ impl<T: Send + Sync + 'static> Shared<T> {
             }
             Changes::AllAdded => (!next.is_empty(), None),
         };
-        let mut locked = self.write("applying");
+        let mut locked = self.write_to_apply();
         if delta.is_none() && !locked.observers.is_empty() {
             // The list may be long, so it is made outside the lock. Whoever registers meanwhile is
             // shown the view before, so the list is theirs too.
             RwLockWriteGuard::unlock_fair(locked);
             delta = Some(Delta { changes: all_added(&next), origin, from, to });
-            locked = self.write("applying");
+            locked = self.write_to_apply();
         }
         let start = Instant::now();
         let removed = locked.observers.purge();
@@ -121,7 +162,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
     /// Moves `confirmed` alone; the caller has proof (C2).
     #[track_caller]
     pub(crate) fn confirm(&self, confirmed: Revision) {
-        let mut locked = self.write("applying");
+        let mut locked = self.write_to_apply();
         let view = &mut locked.view;
         view.confirmed = view.confirmed.max(confirmed);
         let (revision, confirmed, epoch) = (view.revision, view.confirmed, view.epoch);

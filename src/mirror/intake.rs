@@ -88,12 +88,13 @@ async fn read(mut stream: Box<dyn WatchStream>, channel: Arc<Channel>, max_bytes
         let last = !matches!(item, Ok(Some(_)));
         let full = {
             let mut buffer = channel.buffer.lock();
-            if let Ok(Some(response)) = &item {
-                buffer.bytes += response.bytes();
-            }
+            let unread = buffer.bytes;
+            let bytes = item.as_ref().ok().and_then(Option::as_ref).map_or(0, WatchResponse::bytes);
+            buffer.bytes += bytes;
             buffer.items.push_back(item);
-            // One response larger than the bound is taken whole: it could never be had otherwise.
-            let full = buffer.bytes > max_bytes && buffer.items.len() > 1;
+            // One response larger than the bound is taken whole: it could never be had otherwise,
+            // since it comes again with every new watch, between `created` and progress.
+            let full = bytes > 0 && unread > 0 && buffer.bytes > max_bytes;
             if full && !last {
                 buffer.items.push_back(Err(overflow(max_bytes)));
             }

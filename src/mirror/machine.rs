@@ -9,6 +9,7 @@
 mod audit;
 mod connect;
 mod failure;
+mod freshness;
 mod held;
 mod live;
 mod load;
@@ -35,8 +36,8 @@ use crate::wait::Demand;
 use crate::writer::Applied;
 
 pub(crate) use self::audit::AuditKeys;
+use self::freshness::Freshness;
 pub(crate) use self::held::removes_too_much;
-use self::live::Freshness;
 pub(crate) use self::words::{Action, Input, Known, Purpose};
 
 /// The newest known change of one key; a store of the same history shows it at the cursor.
@@ -116,13 +117,15 @@ pub(crate) struct Machine {
     /// The probe that the load under way leads to.
     load_probe: Option<Probe>,
     version: Option<ServerVersion>,
-    /// A token was fetched since the last proof of health.
+    /// A token was fetched on this connection since the last proof of health.
     token_refreshed: bool,
     backoff: Backoff,
     queue: Queue,
     /// Batches asked to be applied that were not answered yet.
     applying: usize,
     reload: Option<Reload>,
+    /// Through this revision nothing was skipped; kept for servers that skip without a word (F40).
+    gapless: Revision,
     /// No event and no progress since the last load, so a reload now would be a loop.
     unproven: bool,
     pager: Option<Pager>,
@@ -174,6 +177,7 @@ impl Machine {
             queue,
             applying: 0,
             reload: None,
+            gapless: 0,
             unproven: false,
             pager: None,
             streaming: false,
@@ -249,6 +253,7 @@ impl Machine {
             Purpose::Revision { cursor, asked, ticket } => {
                 self.revision_read(now, cursor, asked, ticket, result);
             }
+            Purpose::Gapless { since, cursor } => self.gapless_read(now, since, cursor, result),
             Purpose::Barrier { cursor, asked } => self.barrier(now, cursor, asked, result),
         }
     }

@@ -15,6 +15,8 @@ impl Machine {
     pub(super) fn connect(&mut self, now: Instant) {
         self.phase = Phase::Connecting;
         self.version = None;
+        // A client that is shared keeps its dead token, and the last refresh may have failed.
+        self.token_refreshed = false;
         self.report.endpoint = Some(Arc::clone(&self.endpoints[self.endpoint].0));
         if !self.known.loaded {
             self.enter(now, State::Loading);

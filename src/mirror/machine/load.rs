@@ -131,6 +131,7 @@ impl Machine {
                 }
                 self.report.current_as_of = self.report.current_as_of.max(self.load_asked);
                 self.probe = self.load_probe.take();
+                self.gapless = applied.revision;
                 self.unproven = true;
                 self.queue.clear();
                 tracing::info!(

@@ -68,7 +68,8 @@ impl Machine {
 
     /// History up to the cursor is gone, so what was missed can only be had by reading everything.
     pub(super) fn compacted(&mut self, now: Instant) {
-        self.report.counters.compactions += 1;
+        // Told by the watch and again by the probe, it is one compaction.
+        self.report.counters.compactions += u64::from(self.reload.is_none());
         if self.phase == Phase::Probing {
             self.enter(now, State::Reloading);
             return self.begin_load(now, Reload::SAME);

@@ -78,6 +78,8 @@ pub(crate) enum Purpose {
     /// The store's revision now, for everybody who drew a ticket up to this one.
     /// The cursor was at `cursor` when it was asked for.
     Revision { cursor: Revision, asked: Instant, ticket: u64 },
+    /// Whether the revision `since` can still be read, when the cursor was at `cursor`.
+    Gapless { since: Revision, cursor: Revision },
     /// The count barrier (B13) over what was known at `cursor`.
     Barrier { cursor: Revision, asked: Instant },
 }
