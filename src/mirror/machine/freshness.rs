@@ -256,6 +256,10 @@ impl Machine {
             self.fresh.awaiting = None;
             self.fresh.suspecting = false;
             self.proven();
+            if self.gapless == cursor {
+                // Nothing was skipped before, and what is skipped since the count would have shown.
+                self.gapless = header.revision;
+            }
             return self.confirm(now, header.revision);
         }
         // The store has more than is known here. Its events may be on their way; if none comes,
