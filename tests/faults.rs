@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{Client, TxnOp};
 use etcd_keyspace::{
-    DeltaOrigin, Etcd, EtcdOptions, OnHistoryChange, Revision, State, StopReason, WaitError,
+    DeltaOrigin, Etcd, EtcdOptions, OnHistoryChange, State, StopReason, WaitError,
 };
 use support::real::{
-    Bytes, Steps, at, commit, delete, delete_prefix, mirror, poll_until, put, reaches, revision,
-    start,
+    Bytes, Steps, at, commit, delete, delete_prefix, mirror, poll_until, put, put_in_the_end,
+    reaches, revision, start, waiter,
 };
 use support::verify::equals_etcd;
 use support::{Cluster, Direction, EtcdServer, Proxy, still_pending, within};
@@ -49,12 +49,6 @@ impl Fixture {
         equals_etcd(&self.ks, &mut self.client, "/k/").await;
         reaches(&self.ks, State::Live).await;
     }
-}
-
-/// A task that waits for `revision`.
-fn waiter(ks: &Bytes, revision: Revision) -> tokio::task::JoinHandle<Result<Revision, WaitError>> {
-    let ks = ks.clone();
-    tokio::spawn(async move { ks.wait_for_revision(revision).await })
 }
 
 // ---- The process --------------------------------------------------------------------------------
@@ -121,20 +115,6 @@ async fn f21_sigstop_of_the_only_endpoint_is_noticed_and_sigcont_heals_it() {
     wait.abort();
 }
 
-/// Puts a key as soon as the cluster takes it; the revision of that.
-async fn put_in_the_end(client: &mut Client, key: &str) -> Revision {
-    let done = async {
-        loop {
-            // A proposal that falls into an election is answered after seven seconds.
-            match tokio::time::timeout(500 * MS, client.put(key, "", None)).await {
-                Ok(Ok(put)) => return put.header().unwrap().revision(),
-                _ => tokio::time::sleep(20 * MS).await,
-            }
-        }
-    };
-    within("the cluster takes a put", done).await
-}
-
 /// B21: with one of three members dead, then another one stopped where it stands, the mirror goes on.
 #[tokio::test]
 async fn b21_a_cluster_that_loses_the_member_in_use_is_followed_on() {
@@ -154,7 +134,7 @@ async fn b21_a_cluster_that_loses_the_member_in_use_is_followed_on() {
     // A client of the members that are left; elections may take a second.
     let left = [1 - dead, 2].map(|index| endpoints[index].clone());
     let mut client = Client::connect(&left[1..], None).await.unwrap();
-    let rev = put_in_the_end(&mut client, "/k/b").await;
+    let rev = put_in_the_end(&mut client, "/k/b", "").await;
     within("the other endpoint", ks.wait_for_revision(rev)).await.unwrap();
     println!("followed on after {:?}", begun.elapsed());
     assert_eq!(ks.status().endpoint.as_ref(), Some(&left[0]));
@@ -164,7 +144,7 @@ async fn b21_a_cluster_that_loses_the_member_in_use_is_followed_on() {
     cluster.members()[dead].restart().await.unwrap();
     cluster.members()[1 - dead].pause();
     let begun = Instant::now();
-    let rev = put_in_the_end(&mut client, "/k/c").await;
+    let rev = put_in_the_end(&mut client, "/k/c", "").await;
     within("the first endpoint again", ks.wait_for_revision(rev)).await.unwrap();
     println!("followed on after {:?}", begun.elapsed());
     assert_eq!(in_use(), Some(dead));

@@ -428,6 +428,44 @@ async fn cut_after_hands_on_exactly_that_many_bytes() {
 }
 
 #[tokio::test]
+async fn stall_after_hands_on_exactly_that_many_bytes_and_holds_the_rest() {
+    for bytes in [0, 7, 10] {
+        let (proxy, mut stream) = through_proxy().await;
+        proxy.stall_after(bytes as u64).await;
+        stream.write_all(b"0123456789").await.unwrap();
+        assert_eq!(read_exact(&mut stream, bytes).await, b"0123456789"[..bytes]);
+        within("the stall", proxy.stalled()).await;
+        silent(&mut stream).await;
+        proxy.pass().await;
+        assert_eq!(read_exact(&mut stream, 10 - bytes).await, b"0123456789"[bytes..]);
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_connection_stays_open_when_its_other_end_is_gone() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = Proxy::start(&server.local_addr().unwrap().to_string()).await.unwrap();
+    let mut stream = connect(&proxy).await;
+    let (mut other, _) = within("the connection", server.accept()).await.unwrap();
+    stream.write_all(b"unread").await.unwrap();
+    within("it comes", other.readable()).await.unwrap();
+    proxy.stall().await;
+    other.write_all(b"held").await.unwrap();
+    // With bytes unread the end of it is a reset.
+    drop((other, server));
+    silent(&mut stream).await;
+    proxy.pass().await;
+    ended(&mut stream).await;
+    drop(stream);
+    within("both ends are gone", async {
+        while proxy.connections() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn delay_adds_to_the_way_of_each_direction() {
     let (proxy, mut stream) = through_proxy().await;
     proxy.delay(Duration::from_millis(100)).await;

@@ -8,6 +8,8 @@
 //! A server never outlives the process that started it, however that ends.
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each user takes a part of this")]
 
+#[path = "grpc_proxy.rs"]
+mod grpc_proxy;
 #[path = "process.rs"]
 mod process;
 
@@ -20,9 +22,10 @@ use std::process::ExitStatus;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, Error, GetOptions};
+use etcd_client::{Client, ConnectOptions, Error, GetOptions, MemberAddOptions};
 use tempfile::TempDir;
 
+pub use grpc_proxy::GrpcProxy;
 use process::{Binary, Process, Spec};
 pub use process::{find_binary, free_port};
 
@@ -38,17 +41,26 @@ const CLASHES_MAX: u32 = 5;
 const LOG_LINES: usize = 30;
 
 /// One etcd process with its ports and its data. Dropping it kills the process and removes the data.
-#[derive(Debug)]
 pub struct EtcdServer {
     name: String,
     spec: Mutex<Spec>,
     process: Mutex<Option<Process>>,
     endpoint: String,
+    connect: Option<ConnectOptions>,
     version: String,
     data_dir: PathBuf,
     log: PathBuf,
     // Dropped last, when the process that writes into it is gone.
     home: TempDir,
+}
+
+/// Without the options of its clients, which may hold keys.
+impl fmt::Debug for EtcdServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("EtcdServer");
+        debug.field("name", &self.name).field("endpoint", &self.endpoint);
+        debug.field("version", &self.version).field("home", &self.home).finish_non_exhaustive()
+    }
 }
 
 impl EtcdServer {
@@ -65,17 +77,19 @@ impl EtcdServer {
         EtcdBuilder::default()
     }
 
-    /// Its client URL: `http://127.0.0.1:port`, the same for life.
+    /// Its client URL: `http://127.0.0.1:port`, or `https://` with TLS; the same for life.
     pub fn endpoint(&self) -> String {
         self.endpoint.clone()
     }
 
-    /// A new client with default options. It belongs to the runtime it is made in.
+    /// A new client with the options given to [`EtcdBuilder::tls`], or else with default ones. It
+    /// belongs to the runtime it is made in.
     ///
     /// # Panics
     /// If the endpoint is refused as an address: `connect` itself is lazy.
     pub async fn client(&self) -> Client {
-        Client::connect([&self.endpoint], None).await.expect("connect is lazy")
+        let options = self.connect.clone();
+        Client::connect([&self.endpoint], options).await.expect("connect is lazy")
     }
 
     /// The version of the binary: `3.7.2`.
@@ -167,7 +181,7 @@ impl EtcdServer {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
-        lock(&self.spec).token = unique("token");
+        lock(&self.spec).token = Some(unique_token());
         self.restart().await
     }
 
@@ -196,7 +210,7 @@ impl EtcdServer {
                     self.kill();
                     return Err(StartError::Exited { status, log: self.log_tail() });
                 }
-                answer = probe(&self.endpoint, &self.name) => match answer {
+                answer = probe(self) => match answer {
                     Ok(()) => return Ok(()),
                     Err(error) => error,
                 },
@@ -233,13 +247,14 @@ impl EtcdServer {
 }
 
 /// Settings of a server, and of every member of a cluster.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 #[must_use]
 pub struct EtcdBuilder {
     args: Vec<String>,
     data_dir: Option<PathBuf>,
     durable: bool,
     progress: Option<Duration>,
+    connect: Option<ConnectOptions>,
 }
 
 impl EtcdBuilder {
@@ -276,6 +291,13 @@ impl EtcdBuilder {
         self
     }
 
+    /// Serves clients at `https://` only, who connect as `options` say. The certificates of the
+    /// server are arguments of etcd: `--cert-file`, `--key-file` and what else it takes.
+    pub fn tls(mut self, options: ConnectOptions) -> Self {
+        self.connect = Some(options);
+        self
+    }
+
     /// Starts one server and waits until it answers.
     ///
     /// # Errors
@@ -297,6 +319,30 @@ impl EtcdBuilder {
         Ok(Cluster { members: self.started(members).await? })
     }
 
+    /// Adds a member without a vote to `cluster`, starts it and waits until it answers: a learner
+    /// refuses everything but reads that need not be linearizable.
+    ///
+    /// # Errors
+    /// [`StartError`], also when the cluster refuses the member.
+    pub async fn learner_of(&self, cluster: &Cluster) -> Result<EtcdServer, StartError> {
+        let (name, peer) = (unique("etcd"), format!("http://127.0.0.1:{}", free_port()?));
+        let options = MemberAddOptions::new().with_is_learner();
+        let added = cluster.client().await.member_add([&peer], Some(options)).await;
+        let added = added.map_err(io::Error::other)?;
+        let members = added.member_list().iter().flat_map(|member| {
+            // A member has no name before it has run.
+            let name = if member.name().is_empty() { name.as_str() } else { member.name() };
+            member.peer_urls().iter().map(move |url| format!("{name}={url}"))
+        });
+        let members: Vec<_> = members.collect();
+        let mut args = member_args(&name, &peer, &members.join(","), members.len());
+        args.push("--initial-cluster-state=existing".into());
+        let token = lock(&cluster.members[0].spec).token.clone().unwrap_or_default();
+        let learner = self.server(name, token, args)?;
+        learner.run().await?;
+        Ok(learner)
+    }
+
     async fn started(&self, members: usize) -> Result<Vec<EtcdServer>, StartError> {
         for _ in 1..CLASHES_MAX {
             match self.start_once(members).await {
@@ -308,10 +354,7 @@ impl EtcdBuilder {
     }
 
     async fn start_once(&self, members: usize) -> Result<Vec<EtcdServer>, StartError> {
-        // One member cannot lose an election, so that short times only make the start shorter
-        // (0.1 s and not 1 s). They also lower the shortest lease from 2 s to 1 s.
-        let (heartbeat_ms, election_ms) = if members == 1 { (10, 100) } else { (100, 1000) };
-        let token = unique("token");
+        let token = unique_token();
         let mut names = Vec::new();
         for _ in 0..members {
             names.push((unique("etcd"), format!("http://127.0.0.1:{}", free_port()?)));
@@ -321,14 +364,7 @@ impl EtcdBuilder {
         let cluster = cluster.join(",");
         let mut servers = Vec::new();
         for (name, peer) in names {
-            let args = vec![
-                format!("--name={name}"),
-                format!("--initial-cluster={cluster}"),
-                format!("--listen-peer-urls={peer}"),
-                format!("--initial-advertise-peer-urls={peer}"),
-                format!("--heartbeat-interval={heartbeat_ms}"),
-                format!("--election-timeout={election_ms}"),
-            ];
+            let args = member_args(&name, &peer, &cluster, members);
             servers.push(self.server(name, token.clone(), args)?);
         }
         // All run before any is waited for, as none is ready without a majority.
@@ -352,7 +388,8 @@ impl EtcdBuilder {
         let home = tempfile::Builder::new().prefix("etcd-keyspace-").tempdir()?;
         let data_dir = self.data_dir.clone().unwrap_or_else(|| home.path().join("data"));
         let log = home.path().join("etcd.log");
-        let endpoint = format!("http://127.0.0.1:{}", free_port()?);
+        let scheme = if self.connect.is_some() { "https" } else { "http" };
+        let endpoint = format!("{scheme}://127.0.0.1:{}", free_port()?);
         args.extend([
             format!("--data-dir={}", data_dir.display()),
             format!("--listen-client-urls={endpoint}"),
@@ -368,12 +405,13 @@ impl EtcdBuilder {
             args.push(format!("--{}={}ms", binary.progress_flag(), interval.as_millis()));
         }
         args.extend(self.args.iter().cloned());
-        let spec = Spec { binary: binary.path.clone(), token, args };
+        let spec = Spec { binary: binary.path.clone(), args, token: Some(token) };
         Ok(EtcdServer {
             name,
             spec: Mutex::new(spec),
             process: Mutex::new(None),
             endpoint,
+            connect: self.connect.clone(),
             version: binary.version.clone(),
             data_dir,
             log,
@@ -495,10 +533,11 @@ impl From<io::Error> for StartError {
 }
 
 /// One linearizable read, and the proof that the answer comes from the server of this name. A server
-/// with authentication answers with a refusal, which proves less and has to do.
-async fn probe(endpoint: &str, name: &str) -> Result<(), String> {
+/// with authentication, and a learner, answers with a refusal, which proves less and has to do.
+async fn probe(server: &EtcdServer) -> Result<(), String> {
     fn check<T>(answer: Result<T, Error>) -> Result<Option<T>, String> {
-        const REFUSALS: [&str; 3] = ["user name is empty", "permission denied", "auth token"];
+        const REFUSALS: [&str; 4] =
+            ["user name is empty", "permission denied", "auth token", "not supported for learner"];
         match answer {
             Ok(answer) => Ok(Some(answer)),
             Err(Error::GRpcStatus(status))
@@ -509,12 +548,34 @@ async fn probe(endpoint: &str, name: &str) -> Result<(), String> {
             Err(error) => Err(error.to_string()),
         }
     }
-    let mut client = Client::connect([endpoint], None).await.map_err(|e| e.to_string())?;
+    let (name, endpoint) = (&server.name, &server.endpoint);
+    let connected = Client::connect([endpoint], server.connect.clone()).await;
+    let mut client = connected.map_err(|error| error.to_string())?;
     let list = check(client.member_list().await)?;
-    if list.is_some_and(|list| list.members().iter().all(|member| member.name() != name)) {
+    if list.is_some_and(|list| list.members().iter().all(|member| member.name() != *name)) {
         return Err(format!("no member {name} at {endpoint}"));
     }
     check(client.get("ready", Some(GetOptions::new().with_count_only())).await).map(drop)
+}
+
+/// Arguments of one of `members` members, from its place in the cluster.
+fn member_args(name: &str, peer: &str, cluster: &str, members: usize) -> Vec<String> {
+    // One member cannot lose an election, so that short times only make the start shorter
+    // (0.1 s and not 1 s). They also lower the shortest lease from 2 s to 1 s.
+    let (heartbeat_ms, election_ms) = if members == 1 { (10, 100) } else { (100, 1000) };
+    vec![
+        format!("--name={name}"),
+        format!("--initial-cluster={cluster}"),
+        format!("--listen-peer-urls={peer}"),
+        format!("--initial-advertise-peer-urls={peer}"),
+        format!("--heartbeat-interval={heartbeat_ms}"),
+        format!("--election-timeout={election_ms}"),
+    ]
+}
+
+/// The argument that makes a cluster another one.
+fn unique_token() -> String {
+    format!("--initial-cluster-token={}", unique("token"))
 }
 
 /// A name that no other server on this machine has.

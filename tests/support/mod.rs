@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::{OnceCell, watch};
 
-pub use etcd::{Cluster, EtcdBuilder, EtcdServer, StartError};
+pub use etcd::{Cluster, EtcdBuilder, EtcdServer, GrpcProxy, StartError};
 pub use proxy::{Direction, Mode, Proxy};
 
 /// The bound of a wait that ends at once when all is well: long enough for a loaded machine.

@@ -1,6 +1,6 @@
 //! The process of one etcd: the binary, the launch, the signals, and the end under all circumstances.
 //!
-//! Belongs to `etcd.rs`, which is its only user. Blocks for milliseconds at most; knows nothing about
+//! Belongs to `etcd.rs` and what that brings. Blocks for milliseconds at most; knows nothing about
 //! clients, clusters or readiness.
 
 use std::ffi::OsString;
@@ -34,7 +34,7 @@ impl Process {
         let log = File::options().create(true).append(true).open(log)?;
         let mut command = Command::new("sh");
         command.args(["-c", r#"read -r go && exec "$0" "$@" </dev/null"#]);
-        command.arg(&spec.binary).args(["--initial-cluster-token", &spec.token]).args(&spec.args);
+        command.arg(&spec.binary).args(&spec.args).args(&spec.token);
         command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
         // A process group of its own: Ctrl-C is for us, and we decide what becomes of etcd.
         command.process_group(0);
@@ -110,8 +110,9 @@ impl Drop for Process {
 #[derive(Debug)]
 pub(super) struct Spec {
     pub(super) binary: PathBuf,
-    pub(super) token: String,
     pub(super) args: Vec<String>,
+    /// The last argument, for a member of a cluster: what makes it another cluster when changed.
+    pub(super) token: Option<String>,
 }
 
 /// Finds etcd: `$ETCD`, else the one bundled by a crate, else the first in `PATH`. A set `$ETCD`

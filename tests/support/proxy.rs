@@ -41,6 +41,8 @@ pub enum Mode {
     Blackhole(Direction),
     /// Hands on this many more bytes downstream, of all connections together, then is [`Mode::Cut`].
     CutAfter(u64),
+    /// As [`Mode::CutAfter`], then is [`Mode::Stall`].
+    StallAfter(u64),
     /// Hands everything on, each byte this much later. Adds to the distance, not to the width.
     Delay(Duration),
 }
@@ -96,7 +98,11 @@ impl Proxy {
     /// # Panics
     /// If the port cannot be opened again: somebody else took it.
     pub async fn set(&self, mode: Mode) {
-        let mode = if mode == Mode::CutAfter(0) { Mode::Cut } else { mode };
+        let mode = match mode {
+            Mode::CutAfter(0) => Mode::Cut,
+            Mode::StallAfter(0) => Mode::Stall,
+            mode => mode,
+        };
         self.shared.set(mode);
         self.in_force(mode).await;
     }
@@ -152,6 +158,23 @@ impl Proxy {
         self.set(Mode::CutAfter(bytes)).await;
     }
 
+    /// [`Mode::StallAfter`]. [`Proxy::stalled`] waits for the stall.
+    pub async fn stall_after(&self, bytes: u64) {
+        self.set(Mode::StallAfter(bytes)).await;
+    }
+
+    /// Waits until a [`Mode::StallAfter`] has been used up.
+    ///
+    /// # Panics
+    /// If the mode is another one: the wait would not end.
+    pub async fn stalled(&self) {
+        let mut wish = self.shared.wish.subscribe();
+        let mode = wish.borrow().mode;
+        assert!(matches!(mode, Mode::StallAfter(_) | Mode::Stall), "{mode:?} stalls nothing");
+        let stalled = wish.wait_for(|wish| wish.mode == Mode::Stall).await.map(drop);
+        stalled.expect("the sender is in self");
+    }
+
     /// [`Mode::Delay`].
     pub async fn delay(&self, delay: Duration) {
         self.set(Mode::Delay(delay)).await;
@@ -164,7 +187,8 @@ impl Proxy {
         self.set(mode).await;
     }
 
-    /// The mode it is in. Changes by itself from [`Mode::CutAfter`] to [`Mode::Cut`] only.
+    /// The mode it is in. Changes by itself from [`Mode::CutAfter`] to [`Mode::Cut`] and from
+    /// [`Mode::StallAfter`] to [`Mode::Stall`] only.
     pub fn mode(&self) -> Mode {
         self.shared.wish.borrow().mode
     }
@@ -207,7 +231,7 @@ impl Mode {
 struct Shared {
     wish: watch::Sender<Wish>,
     fact: watch::Sender<Fact>,
-    /// What is left of `CutAfter`.
+    /// What is left of `CutAfter` or `StallAfter`.
     budget: AtomicU64,
     accepted: AtomicU64,
     up: AtomicU64,
@@ -239,12 +263,18 @@ enum Port {
 impl Shared {
     fn set(&self, mode: Mode) {
         self.wish.send_modify(|wish| {
-            if let Mode::CutAfter(bytes) = mode {
+            if let Mode::CutAfter(bytes) | Mode::StallAfter(bytes) = mode {
                 self.budget.store(bytes, Ordering::Relaxed);
             }
             wish.mode = mode;
             wish.cuts += u64::from(mode == Mode::Cut);
         });
+    }
+
+    /// Waits until the mode is another one than [`Mode::Stall`].
+    async fn unstalled(&self) {
+        let mut wish = self.wish.subscribe();
+        let _ = wish.wait_for(|wish| wish.mode != Mode::Stall).await;
     }
 
     /// Takes up to `wanted` bytes from the budget.
@@ -256,14 +286,15 @@ impl Shared {
         usize::try_from(had.min(wanted)).expect("not more than wanted")
     }
 
-    /// Ends `CutAfter`, unless another mode has come meanwhile.
+    /// Ends `CutAfter` and `StallAfter`, unless another mode has come meanwhile.
     fn budget_spent(&self) {
         self.wish.send_if_modified(|wish| {
-            let ends = matches!(wish.mode, Mode::CutAfter(_));
-            if ends {
-                *wish = Wish { mode: Mode::Cut, cuts: wish.cuts + 1 };
+            match wish.mode {
+                Mode::CutAfter(_) => *wish = Wish { mode: Mode::Cut, cuts: wish.cuts + 1 },
+                Mode::StallAfter(_) => wish.mode = Mode::Stall,
+                _ => return false,
             }
-            ends
+            true
         });
     }
 }
@@ -373,8 +404,11 @@ async fn direction(
     let read = async move {
         loop {
             let mut chunk = Vec::with_capacity(CHUNK);
-            if from.read_buf(&mut chunk).await? == 0 {
-                return Ok(());
+            let read = from.read_buf(&mut chunk).await;
+            if !matches!(read, Ok(1..)) {
+                // A stalled connection stays open at the other side also when this one is gone.
+                shared.unstalled().await;
+                return read.map(drop);
             }
             if queue.send((Instant::now(), chunk)).await.is_err() {
                 return Ok(());
@@ -418,7 +452,8 @@ async fn hand_on(
             }
             _ => {}
         }
-        let counted = matches!(mode, Mode::CutAfter(_)) && direction == Direction::Down;
+        let counted =
+            direction == Direction::Down && matches!(mode, Mode::CutAfter(_) | Mode::StallAfter(_));
         let part = if counted { shared.take(chunk.len()) } else { chunk.len() };
         to.write_all(&chunk[..part]).await?;
         let bytes = if direction == Direction::Up { &shared.up } else { &shared.down };

@@ -11,9 +11,13 @@ use std::time::{Duration, Instant};
 use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp};
 use etcd_keyspace::{
     Builder, Change, DeltaOrigin, Etcd, EtcdOptions, KeyRange, KeySpace, Observer, Revision, State,
+    WaitError,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
-use super::WAIT_MAX;
+use super::{EtcdServer, WAIT_MAX};
 
 /// A key space of plain bytes.
 pub type Bytes = KeySpace<Vec<u8>>;
@@ -45,6 +49,30 @@ pub async fn start(endpoint: impl Into<String>, prefix: &str) -> Bytes {
 pub async fn put(client: &mut Client, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Revision {
     let answer = client.put(key.as_ref(), value.as_ref(), None).await.expect("a put");
     answer.header().expect("an answer has a header").revision()
+}
+
+/// Puts a key as soon as the cluster takes it; the revision of that.
+///
+/// # Panics
+/// If it never does.
+pub async fn put_in_the_end(
+    client: &mut Client,
+    key: impl AsRef<[u8]>,
+    value: impl AsRef<[u8]>,
+) -> Revision {
+    let (key, value) = (key.as_ref(), value.as_ref());
+    let done = async {
+        loop {
+            // A proposal that falls into an election is answered after seven seconds.
+            match tokio::time::timeout(Duration::from_millis(500), client.put(key, value, None))
+                .await
+            {
+                Ok(Ok(put)) => return put.header().expect("an answer has a header").revision(),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    super::within("the cluster takes a put", done).await
 }
 
 /// Deletes a key; the revision of that.
@@ -95,6 +123,28 @@ pub async fn delete_prefix(client: &mut Client, prefix: &str) -> Revision {
     let options = etcd_client::DeleteOptions::new().with_prefix();
     let answer = client.delete(prefix, Some(options)).await.expect("a delete");
     answer.header().expect("an answer has a header").revision()
+}
+
+/// A task that waits for `revision`.
+pub fn waiter(ks: &Bytes, revision: Revision) -> JoinHandle<Result<Revision, WaitError>> {
+    let ks = ks.clone();
+    tokio::spawn(async move { ks.wait_for_revision(revision).await })
+}
+
+/// What a server counts under a name that begins so, all labels together.
+///
+/// # Panics
+/// If it does not say.
+pub async fn metric(server: &EtcdServer, name: &str) -> u64 {
+    let address = server.endpoint().replace("http://", "");
+    let mut stream = TcpStream::connect(address).await.expect("the server runs");
+    let ask = stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n");
+    ask.await.expect("the server takes a request");
+    let mut text = String::new();
+    let read = super::within("the metrics", stream.read_to_string(&mut text)).await;
+    read.expect("metrics are text");
+    let lines = text.lines().filter(|line| line.starts_with(name));
+    lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
 }
 
 /// One step as an observer was shown it. Changes are `+key`, `~key` (updated), `!key` (deleted and

@@ -63,6 +63,35 @@ where
     }
 }
 
+/// Asserts that what a key space showed at some moment is what etcd held at the revision through
+/// which the view said it was complete. For histories that nobody compacts.
+///
+/// # Panics
+/// As [`equals_etcd`].
+#[track_caller]
+pub fn was_etcd<T>(
+    view: &Snapshot<T>,
+    client: &mut Client,
+    prefix: &str,
+) -> impl Future<Output = ()>
+where
+    T: AsRef<[u8]>,
+{
+    let caller = std::panic::Location::caller();
+    async move {
+        let answer = read(client, prefix, view.confirmed()).await;
+        let differences = differences(view, &answer.kvs);
+        assert!(
+            differences.is_empty(),
+            "{caller}: {} of {} keys differ in what was shown as revision {}:\n{}",
+            differences.len(),
+            answer.kvs.len(),
+            view.confirmed(),
+            differences[..differences.len().min(SHOWN_MAX)].join("\n"),
+        );
+    }
+}
+
 struct Answer {
     kvs: Vec<KeyValue>,
     revision: Revision,
