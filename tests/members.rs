@@ -14,8 +14,6 @@ mod grpc_proxy;
 mod half_open;
 #[path = "members/operators.rs"]
 mod operators;
-#[path = "members/snapshots.rs"]
-mod snapshots;
 
 use std::time::{Duration, Instant};
 

@@ -92,6 +92,9 @@ where
     }
 }
 
+/// The gRPC status of a server that may be asked again.
+const UNAVAILABLE: i32 = 14;
+
 struct Answer {
     kvs: Vec<KeyValue>,
     revision: Revision,
@@ -102,8 +105,19 @@ struct Answer {
 async fn read(client: &mut Client, prefix: &str, revision: Revision) -> Answer {
     let mut kv = client.kv_client().max_decoding_message_size(ANSWER_MAX);
     let options = GetOptions::new().with_prefix().with_revision(revision);
-    let read = within("a range read", kv.get(prefix, Some(options))).await;
-    let mut read = read.expect("etcd answers a range read");
+    let mut read = within("a range read", async {
+        loop {
+            match kv.get(prefix, Some(options.clone())).await {
+                Ok(read) => return read,
+                // A cluster that has just lost its leader says so, and may be asked again.
+                Err(etcd_client::Error::GRpcStatus(status))
+                    if status.code() as i32 == UNAVAILABLE => {}
+                Err(error) => panic!("etcd answers a range read: {error}"),
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
     let header = read.header().expect("an answer has a header");
     let (now, cluster_id) = (header.revision(), header.cluster_id());
     let revision = if revision > 0 { revision } else { now };
