@@ -97,7 +97,9 @@ async fn a_store_without_space_is_read_and_watched_on() {
     assert_eq!(alarms.alarms().len(), 1);
 
     equals_etcd(&ks, &mut client, "/k/").await;
-    assert_eq!(ks.read().len(), written);
+    // The write that filled the store may have been done although it was refused.
+    let keys = ks.read().len();
+    assert!(keys == written || keys == written + 1, "{keys} keys of {written} writes");
     let late = start(server.endpoint(), "/k/").await;
     for gone in 0..3 {
         let rev = delete(&mut client, format!("/k/{gone}")).await;
