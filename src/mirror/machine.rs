@@ -124,6 +124,10 @@ pub(crate) struct Machine {
     /// Batches asked to be applied that were not answered yet.
     applying: usize,
     reload: Option<Reload>,
+    /// The greatest revision that the store has said it is at, and how often in a row it was below
+    /// that when it was asked again.
+    told: Revision,
+    went_back: u32,
     /// Through this revision nothing was skipped; kept for servers that skip without a word (F40).
     gapless: Revision,
     /// No event and no progress since the last load, so a reload now would be a loop.
@@ -177,6 +181,8 @@ impl Machine {
             queue,
             applying: 0,
             reload: None,
+            told: 0,
+            went_back: 0,
             gapless: 0,
             unproven: false,
             pager: None,

@@ -117,6 +117,53 @@ async fn b16_a_restore_is_a_new_epoch_before_and_after_the_cursor_is_passed() {
     }
 }
 
+/// Its events had not come yet when the restore took them back.
+#[tokio::test(start_paused = true)]
+async fn b17_c8_a_wait_for_a_revision_that_a_restore_took_back_ends() {
+    let etcd = etcd();
+    etcd.put("/k/a", "1");
+    let ks = start(&etcd).await;
+    let backup = etcd.revision();
+    etcd.faults().mute();
+    etcd.put("/k/b", "1");
+    let before = etcd.counts().reads();
+    let waiting = tokio::spawn({
+        let ks = ks.clone();
+        async move { ks.sync().await }
+    });
+    etcd.until(|counts| counts.reads() > before).await;
+    tokio::time::sleep(100 * MS).await;
+    etcd.restore(backup);
+    let ended = timeout(60_000 * MS, waiting).await.unwrap().unwrap();
+    assert!(matches!(ended, Err(WaitError::HistoryChanged { was: 1, now: 2 })), "{ended:?}");
+    assert_same(&ks, &etcd).await;
+}
+
+/// Etcd issue 20418: it answers a linearizable read from its old state until it has caught up.
+#[tokio::test(start_paused = true)]
+async fn b16_a_member_that_lags_behind_is_not_taken_for_a_restored_backup() {
+    let etcd = FakeEtcd::new().with_endpoints(2);
+    etcd.set_progress_interval(None);
+    etcd.faults().bug(Bug::StaleReads, true);
+    etcd.put("/k/a", "1");
+    let ks = start(&etcd).await;
+    let used = usize::from(ks.status().endpoint.as_deref() == Some("fake-1"));
+    let (used, lagging) = (etcd.faults_at(used), 1 - used);
+    etcd.faults_at(lagging).hold_back();
+    etcd.put("/k/b", "1");
+    assert_same(&ks, &etcd).await;
+    used.down();
+    while etcd.counts_at(lagging).reads() == 0 {
+        tokio::time::sleep(10 * MS).await;
+    }
+    used.up();
+    etcd.faults_at(lagging).catch_up();
+    etcd.put("/k/c", "1");
+    assert_same(&ks, &etcd).await;
+    let status = ks.status();
+    assert_eq!((status.epoch, status.counters.loads), (1, 1), "{status:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn b16_a_restore_stops_the_mirror_when_told_so() {
     let etcd = etcd();

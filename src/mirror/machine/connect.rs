@@ -11,6 +11,10 @@ use crate::event::{Event, RawKeyValue};
 use crate::range::KeyRange;
 use crate::source::{RangePage, RangeRequest, ServerVersion, SourceError, SourceErrorKind};
 
+/// So many connections in a row must find the store behind what it was, before that counts as another
+/// history: a member that was away for a while may answer from its old state (etcd issue 20418).
+const ASKED_WHEN_BEHIND: u32 = 3;
+
 impl Machine {
     pub(super) fn connect(&mut self, now: Instant) {
         self.phase = Phase::Connecting;
@@ -112,9 +116,16 @@ impl Machine {
             // Found on an earlier attempt, whose load did not succeed.
             return self.proceed(now);
         }
-        if header.revision < self.known.cursor {
-            return self.history_changed(now, "the store's revision went back");
+        // What was told counts like what came: somebody may wait for it.
+        if header.revision < self.known.cursor.max(self.told) {
+            self.went_back += 1;
+            let message = "the store's revision went back";
+            if self.went_back < ASKED_WHEN_BEHIND {
+                return self.fail(now, SourceError::new(SourceErrorKind::Unavailable, message));
+            }
+            return self.history_changed(now, message);
         }
+        (self.told, self.went_back) = (header.revision, 0);
         self.fresh.as_of = self.fresh.as_of.or(Some((header.revision, asked)));
         self.phase = Phase::Probing;
         match &self.probe {

@@ -155,12 +155,14 @@ impl Machine {
             Err(error) => return self.fail(now, error),
         };
         // The cursor of then: events may have come before this answer.
-        if self.known.cluster_id != Some(header.cluster_id) || header.revision < cursor {
+        let least = cursor.max(self.told);
+        if self.known.cluster_id != Some(header.cluster_id) || header.revision < least {
             // Identity is judged when connecting, by more than this one answer.
             let kind = SourceErrorKind::Unavailable;
             let message = "the store's identity or revision does not fit what is known";
             return self.fail(now, SourceError::new(kind, message));
         }
+        self.told = header.revision;
         self.fresh.as_of.get_or_insert((header.revision, asked));
         self.settle_as_of();
         if ticket > 0 {

@@ -128,10 +128,12 @@ impl Machine {
                 if self.reload.take().is_some_and(|reload| !reload.same_history) {
                     // Revisions of the old history say nothing about the new one.
                     self.fresh = Freshness::default();
+                    self.told = 0;
                 }
+                self.told = self.told.max(applied.confirmed);
                 self.report.current_as_of = self.report.current_as_of.max(self.load_asked);
                 self.probe = self.load_probe.take();
-                self.gapless = applied.revision;
+                self.gapless = applied.confirmed;
                 self.unproven = true;
                 self.queue.clear();
                 tracing::info!(
