@@ -38,6 +38,9 @@ pub struct Counts {
     pub messages: u64,
     /// Events handed to clients.
     pub events: u64,
+    /// Events that a [`Bug`](super::Bug) swallowed: those of a gap, and deletes at a compaction
+    /// unless it is at the watch's own start revision.
+    pub lost: u64,
     /// Tokens fetched after a refusal.
     pub token_refreshes: u64,
     /// Polls of a watch stream after its error or end. A client must never do that: the real client
@@ -82,6 +85,7 @@ impl Counts {
         self.progress_answers += other.progress_answers;
         self.messages += other.messages;
         self.events += other.events;
+        self.lost += other.lost;
         self.token_refreshes += other.token_refreshes;
         self.polls_after_end += other.polls_after_end;
     }

@@ -135,8 +135,10 @@ impl Watcher {
         scene: &Scene<'_>,
     ) -> Self {
         let visible = scene.visible();
-        let synced = start > visible || start <= 0;
-        let first = if start <= 0 { visible + 1 } else { start };
+        // A negative start, where it is accepted, is one of now, unless anything was ever compacted.
+        let lost = start < 0 && scene.member.applied(scene.store).compacted > 0;
+        let synced = (start > visible || start <= 0) && !lost;
+        let first = if start <= 0 && !lost { visible + 1 } else { start };
         let mut watcher = Watcher {
             member,
             range,
@@ -223,6 +225,9 @@ impl Watcher {
                 self.cancel_compacted(compacted, scene);
                 return;
             }
+            let skipped = scene.store.history(&self.range, self.next, compacted);
+            let events: usize = skipped.map(|committed| committed.events.len()).sum();
+            scene.member.counts.lost += events as u64;
             self.next = compacted + 1;
         }
         let mut events = Vec::new();
@@ -236,7 +241,11 @@ impl Watcher {
             if committed.revision == compacted {
                 keep_last_per_key(&mut committed.events);
                 if scene.member.has(Bug::LostDelete) {
+                    let kept = committed.events.len();
                     committed.events.retain(|event| matches!(event, Event::Put(_)));
+                    // Who starts at a revision that he knows loses nothing by it.
+                    let lost = if committed.revision > self.start { kept } else { 0 };
+                    scene.member.counts.lost += lost.saturating_sub(committed.events.len()) as u64;
                 }
             }
             events.append(&mut committed.events);

@@ -3,6 +3,9 @@
 //! Owns the endpoints and how a connection to one of them is made. `etcd_client` is named in this
 //! directory only. Must not choose endpoints, retry or wait: that is the business of `mirror`.
 
+#[cfg(all(test, feature = "test-util"))]
+#[path = "tests/conformance.rs"]
+mod conformance;
 mod connection;
 mod convert;
 mod error;

@@ -1,0 +1,149 @@
+//! What every publication of one key space must show, progress included.
+//!
+//! Owns the checks of single views against the truth; must not know what is done to the store.
+
+use std::sync::Arc;
+
+use etcd_keyspace::{Rejected, Revision, View};
+
+use crate::observed::{Expect, SharedFolded, check_groups};
+use crate::truth::{SharedTruth, Shown};
+use crate::value::Value;
+
+/// What was published so far.
+pub(crate) struct Audit {
+    truth: SharedTruth,
+    expect: Expect,
+    folded: SharedFolded,
+    epoch: u64,
+    revision: Revision,
+    confirmed: Revision,
+    /// Where the entries are that were shown at `revision`. They are not kept, so that it is the
+    /// writer who drops them (C5).
+    places: Vec<usize>,
+    /// The entries themselves, where another history may have to be compared with them.
+    shown: Vec<Shown>,
+    /// The eras of the store that fit everything shown in this epoch.
+    eras: Vec<usize>,
+    /// A server has lost history without a word, which only a later touch of the key reveals.
+    tainted: bool,
+    /// Known limits (B16) of telling a restored store from the old one, once it has gone past what was
+    /// confirmed: a deletion as the last known change leaves nothing to know it by; and where the new
+    /// store is compacted, equal numbers are taken for equal values. Until the next epoch nothing is
+    /// sure.
+    pub(crate) excused: bool,
+    /// Nothing of what the server says is sure to be true.
+    pub(crate) forged: bool,
+}
+
+impl Audit {
+    pub(crate) fn new(truth: SharedTruth, expect: Expect, folded: SharedFolded) -> Self {
+        Audit {
+            truth,
+            expect,
+            folded,
+            epoch: 0,
+            revision: 0,
+            confirmed: 0,
+            places: Vec::new(),
+            shown: Vec::new(),
+            eras: vec![0],
+            tainted: false,
+            excused: false,
+            forged: false,
+        }
+    }
+
+    pub(crate) fn see(&mut self, view: &View<Value>, rejected: &[Rejected]) {
+        if view.revision() == 0 {
+            return;
+        }
+        self.tainted = self.truth.lock().unwrap().is_tainted();
+        self.check_numbers(view);
+        if !self.forged && !self.excused {
+            if !self.tainted {
+                check_groups(view);
+            }
+            self.check_truth(view, rejected);
+        }
+        let mut folded = self.folded.lock().unwrap();
+        folded.bookmark = folded.bookmark.max(view.confirmed());
+        drop(folded);
+        self.places = places(view).collect();
+        if !self.expect.honest {
+            self.shown = view.iter().cloned().collect();
+        }
+        (self.revision, self.confirmed) = (view.revision(), view.confirmed());
+    }
+
+    fn check_numbers(&mut self, view: &View<Value>) {
+        assert!(view.revision() <= view.confirmed(), "C1");
+        if view.epoch() != self.epoch {
+            assert!(view.epoch() > self.epoch, "C6: the epoch went back");
+            self.epoch = view.epoch();
+            let mut truth = self.truth.lock().unwrap();
+            truth.refresh();
+            let first = self.eras.first().copied().unwrap_or(0);
+            self.eras = (first..truth.eras()).collect();
+            self.places.clear();
+            self.excused = false;
+            return;
+        }
+        assert!(view.revision() >= self.revision, "C6: the revision went back");
+        assert!(view.confirmed() >= self.confirmed, "C6: confirmed went back");
+        // Also of what was forged or lost: where that is mended at the same revision, an epoch begins.
+        if view.revision() == self.revision && !self.places.is_empty() {
+            let same = places(view).eq(self.places.iter().copied());
+            assert!(same, "C1: two views of one revision");
+        }
+    }
+
+    /// C2, C10: what is confirmed is what the store was, in one and the same history per epoch.
+    fn check_truth(&mut self, view: &View<Value>, rejected: &[Rejected]) {
+        let mut truth = self.truth.lock().unwrap();
+        truth.refresh();
+        let at = view.confirmed();
+        let mut misfits = Vec::new();
+        let mut fits = |era: &usize| {
+            let fits = if self.tainted {
+                let once = truth.was_true(*era, at, view.iter());
+                if once { Ok(()) } else { Err("something that never was".to_owned()) }
+            } else {
+                let fits = truth.fits(*era, at, self.expect.bad_values, view.iter());
+                fits.and_then(|()| truth.fits_rejected(*era, at, rejected))
+            };
+            fits.map_err(|what| misfits.push(format!("era {era}: {what}"))).is_ok()
+        };
+        let mut eras: Vec<usize> = self.eras.iter().copied().filter(&mut fits).collect();
+        if eras.is_empty() {
+            // Where a backup has all that was shown, or compaction hides what was lost, no new epoch
+            // is due: the view of before is continued.
+            let last = self.eras.last().copied().unwrap_or(0);
+            let hidden = truth.compacted() > self.confirmed;
+            let continued = |era: &usize| {
+                let policy = self.expect.bad_values;
+                hidden || truth.fits(*era, self.confirmed, policy, self.shown.iter()).is_ok()
+            };
+            eras = (last + 1..truth.eras()).filter(continued).filter(&mut fits).collect();
+        }
+        let before = self.eras.last().copied().unwrap_or(0);
+        if eras.is_empty() && truth.eras() > before + 1 {
+            let hidden = truth.compacted() > self.confirmed;
+            self.excused = hidden || truth.ends_in_deletion(before, self.confirmed);
+        }
+        assert!(
+            !eras.is_empty() || self.excused,
+            "C2, C10: confirmed what is not so: {misfits:#?}"
+        );
+        self.eras = eras;
+    }
+
+    /// Whether what is shown may be the store of now.
+    pub(crate) fn is_of_now(&self) -> bool {
+        self.tainted || self.excused || self.eras.contains(&(self.truth.lock().unwrap().eras() - 1))
+    }
+}
+
+fn places(view: &View<Value>) -> impl Iterator<Item = usize> {
+    view.iter().map(|entry| Arc::as_ptr(entry).addr())
+}

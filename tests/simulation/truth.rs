@@ -1,0 +1,250 @@
+//! What was true when: the history of every era of the store, and the comparison of views with it.
+//!
+//! An era begins with the store, and anew with every restore. Owns the truth only; must not know how a
+//! view came about.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use etcd_keyspace::testing::FakeEtcd;
+use etcd_keyspace::{BadValues, Entry, Event, KeyRange, RawKeyValue, Rejected, Revision};
+use tokio::time::Instant;
+
+use crate::fake::PREFIX;
+use crate::reader::Reader;
+use crate::value::Value;
+
+pub(crate) type SharedTruth = Arc<Mutex<Truth>>;
+pub(crate) type Shown = Arc<Entry<Value>>;
+
+/// The states of one key, ascending by revision; `None` is a deletion.
+type States = Vec<(Revision, Option<RawKeyValue>)>;
+
+#[derive(Clone, Default)]
+struct Era {
+    keys: BTreeMap<Vec<u8>, States>,
+    last: Revision,
+}
+
+impl Era {
+    fn record(&self, key: &[u8], at: Revision) -> Option<&RawKeyValue> {
+        alive(self.keys.get(key)?, at)
+    }
+}
+
+fn alive(states: &States, at: Revision) -> Option<&RawKeyValue> {
+    let after = states.partition_point(|(revision, _)| *revision <= at);
+    states[..after].last()?.1.as_ref()
+}
+
+pub(crate) struct Truth {
+    etcd: FakeEtcd,
+    eras: Vec<Era>,
+    /// When the store reached which revision, in the era of now.
+    commits: VecDeque<(Instant, Revision)>,
+    /// Events are forged, so that a value may have come with numbers that it never had.
+    forged: bool,
+}
+
+impl Truth {
+    pub(crate) fn new(etcd: FakeEtcd, forged: bool) -> SharedTruth {
+        let eras = vec![Era::default()];
+        Arc::new(Mutex::new(Truth { etcd, eras, commits: VecDeque::new(), forged }))
+    }
+
+    /// Takes in what was written since.
+    pub(crate) fn refresh(&mut self) {
+        let now = self.etcd.revision();
+        let era = self.eras.last_mut().expect("there is an era");
+        if now == era.last {
+            return;
+        }
+        for event in self.etcd.history(&KeyRange::prefix(PREFIX), era.last + 1) {
+            let revision = event.mod_revision();
+            let states = era.keys.entry(event.key().to_vec()).or_default();
+            states.push(match event {
+                Event::Put(kv) => (revision, Some(kv)),
+                Event::Delete { .. } => (revision, None),
+            });
+        }
+        era.last = now;
+        self.commits.push_back((Instant::now(), now));
+    }
+
+    /// The store is about to go back to `revision`; call [`refresh`](Truth::refresh) after it.
+    pub(crate) fn begin_era(&mut self, revision: Revision) {
+        self.refresh();
+        let mut era = self.eras.last().expect("there is an era").clone();
+        for states in era.keys.values_mut() {
+            states.retain(|(at, _)| *at <= revision);
+        }
+        era.last = revision;
+        self.eras.push(era);
+        self.commits.clear();
+    }
+
+    pub(crate) fn eras(&self) -> usize {
+        self.eras.len()
+    }
+
+    /// Whether the last change as of `at` is a deletion, which leaves nothing to know a history by.
+    pub(crate) fn ends_in_deletion(&self, era: usize, at: Revision) -> bool {
+        let until = |states: &States| states.partition_point(|(revision, _)| *revision <= at);
+        let changes = self.eras[era].keys.values().flat_map(|states| &states[..until(states)]);
+        let last = changes.clone().map(|(revision, _)| *revision).max();
+        changes.into_iter().any(|(at, record)| Some(*at) == last && record.is_none())
+    }
+
+    /// Whether a server has lost events without a word.
+    pub(crate) fn is_tainted(&self) -> bool {
+        self.etcd.counts().lost > 0
+    }
+
+    pub(crate) fn compacted(&self) -> Revision {
+        self.etcd.compacted()
+    }
+
+    /// A revision that the store certainly had at `instant`.
+    pub(crate) fn revision_at(&self, instant: Instant) -> Revision {
+        let before = self.commits.iter().rev().find(|(at, _)| *at < instant);
+        before.map_or(0, |(_, revision)| *revision)
+    }
+
+    pub(crate) fn last_revision(&self, era: usize) -> Revision {
+        self.eras[era].last
+    }
+
+    /// Whether `shown` is what the policy makes of the store as of `at` in an era; else what is not.
+    pub(crate) fn fits<'a>(
+        &self,
+        era: usize,
+        at: Revision,
+        bad_values: BadValues,
+        shown: impl Iterator<Item = &'a Shown>,
+    ) -> Result<(), String> {
+        let era = &self.eras[era];
+        if at > era.last {
+            return Err(format!("revision {at} is not reached, the store is at {}", era.last));
+        }
+        let mut shown = shown.peekable();
+        for (key, states) in &era.keys {
+            let entry = shown.next_if(|entry| entry.key() == key.as_slice());
+            if let Some(stray) = shown.peek().filter(|entry| entry.key() < key.as_slice()) {
+                return Err(format!("{} never was there", stray.key().escape_ascii()));
+            }
+            let record = alive(states, at);
+            if !self.fits_record(record, entry, bad_values) {
+                let entry = entry.map(numbers);
+                let name = key.escape_ascii();
+                return Err(format!("{name} at {at} is {record:?}, but {entry:?} is shown"));
+            }
+        }
+        shown
+            .next()
+            .map_or(Ok(()), |stray| Err(format!("{} never was there", stray.key().escape_ascii())))
+    }
+
+    fn fits_record(
+        &self,
+        record: Option<&RawKeyValue>,
+        entry: Option<&Shown>,
+        bad_values: BadValues,
+    ) -> bool {
+        match (record, entry) {
+            (None, entry) => entry.is_none(),
+            (Some(record), entry) if !Value::is_bad(&record.value) => {
+                entry.is_some_and(|entry| is_of(entry, record))
+            }
+            (Some(_), None) => true,
+            // What is kept may even be of a history that was lost since, where compaction hid that.
+            (Some(record), Some(entry)) => {
+                let states = self.eras.iter().filter_map(|era| era.keys.get(&record.key));
+                bad_values == BadValues::KeepLast
+                    && entry.create_revision() == record.create_revision
+                    && (self.forged || entry.version() < record.version || self.eras.len() > 1)
+                    && states.into_iter().any(|states| {
+                        once(states, entry)
+                            || (self.forged && once_had(states, entry.value().bytes()))
+                    })
+            }
+        }
+    }
+
+    /// Whether the keys whose newest value is bad are exactly the rejected ones (C10).
+    pub(crate) fn fits_rejected(
+        &self,
+        era: usize,
+        at: Revision,
+        rejected: &[Rejected],
+    ) -> Result<(), String> {
+        let records = self.eras[era].keys.values().filter_map(|states| alive(states, at));
+        let bad = records.filter(|record| Value::is_bad(&record.value));
+        let bad = bad.map(|kv| (&kv.key, kv.create_revision, kv.mod_revision, kv.version));
+        let listed =
+            rejected.iter().map(|r| (&r.key, r.create_revision, r.mod_revision, r.version));
+        if bad.clone().eq(listed.clone()) {
+            return Ok(());
+        }
+        let (bad, listed): (Vec<_>, Vec<_>) = (bad.collect(), listed.collect());
+        Err(format!("bad values at {at} are {bad:?}, but {listed:?} are listed"))
+    }
+
+    /// Whether everything shown was true once, at or before `at`: what holds even where a server
+    /// loses history without a word.
+    pub(crate) fn was_true<'a>(
+        &self,
+        era: usize,
+        at: Revision,
+        mut shown: impl Iterator<Item = &'a Shown>,
+    ) -> bool {
+        let era = &self.eras[era];
+        shown.all(|entry| {
+            let states = era.keys.get(entry.key());
+            entry.mod_revision() <= at && states.is_some_and(|states| once(states, entry))
+        })
+    }
+
+    /// A key that is not shown, or not listed as rejected, as it is at `at` in the era of now.
+    pub(crate) fn wrong_key(&self, at: Revision, reader: &Reader) -> Option<Vec<u8>> {
+        let view = reader.ks.read();
+        let rejected = reader.ks.rejected();
+        let era = &self.eras[self.eras.len() - 1];
+        let mut keys = era.keys.iter();
+        let wrong = keys.find(|(key, states)| {
+            let record = alive(states, at);
+            let bad = record.filter(|record| Value::is_bad(&record.value));
+            let listed = rejected.iter().find(|listed| listed.key == **key);
+            let right = bad.map(|kv| (kv.mod_revision, kv.version))
+                == listed.map(|listed| (listed.mod_revision, listed.version));
+            !right || !self.fits_record(record, view.get(key), reader.expect.bad_values)
+        });
+        wrong.map(|(key, _)| key.clone())
+    }
+
+    /// Whether the same life of `entry`'s key goes on at `at`, in the era of now.
+    pub(crate) fn lives_on(&self, entry: &Shown, at: Revision) -> bool {
+        let record = self.eras[self.eras.len() - 1].record(entry.key(), at);
+        record.is_some_and(|record| record.create_revision == entry.create_revision())
+    }
+}
+
+/// Key, value and numbers of an entry.
+pub(crate) fn numbers(entry: &Shown) -> (&[u8], &[u8], [i64; 4]) {
+    let numbers = [entry.create_revision(), entry.mod_revision(), entry.version(), entry.lease()];
+    (entry.key(), entry.value().bytes(), numbers)
+}
+
+fn is_of(entry: &Shown, kv: &RawKeyValue) -> bool {
+    let numbers_of_kv = [kv.create_revision, kv.mod_revision, kv.version, kv.lease];
+    numbers(entry) == (kv.key.as_slice(), kv.value.as_slice(), numbers_of_kv)
+}
+
+/// Whether the key was once in the state of `entry`.
+fn once(states: &States, entry: &Shown) -> bool {
+    states.iter().any(|(_, record)| record.as_ref().is_some_and(|kv| is_of(entry, kv)))
+}
+
+/// Whether the key once had this value.
+fn once_had(states: &States, value: &[u8]) -> bool {
+    states.iter().any(|(_, record)| record.as_ref().is_some_and(|kv| kv.value == value))
+}

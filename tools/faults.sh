@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Proves that the tests bite: each patch in tools/faults/ is a mistake somebody could make in src/, and
+# the tests named for it below must turn red with it. Copies what git sees to a temporary directory,
+# applies one patch at a time and takes it back again, so that the work tree is never touched.
+#
+#   tools/faults.sh                    all patches
+#   tools/faults.sh no-new-epoch ...   these
+#
+# FAULTS_SEEDS=n sets how many seeds the simulation runs (4000), FAULTS_TARGET=dir keeps a target
+# directory between calls: never that of the work tree, where cargo would take the last patch for built.
+# Ends with a table; fails when a patch survives, or does not apply or compile.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# What has to turn red: the simulation unless another suite is named here, with the reason.
+suite_of() {
+    case $1 in
+        *) echo '--test simulation' ;;
+    esac
+}
+
+here=$PWD
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+copy=$work/copy
+mkdir "$copy"
+# Files that are staged or new count, files that are gone do not.
+git ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' file; do
+    if [ -f "$file" ]; then
+        mkdir -p "$copy/$(dirname "$file")"
+        cp -p "$file" "$copy/$file"
+    fi
+done
+export CARGO_TARGET_DIR=${FAULTS_TARGET:-$work/target}
+export CARGO_INCREMENTAL=1 RUST_BACKTRACE=0
+export SIM_SEEDS=${FAULTS_SEEDS:-4000}
+# The copy is no repository, and must not be taken for a part of one above it.
+export GIT_CEILING_DIRECTORIES=$work
+
+table=()
+failures=0
+
+note() {
+    table+=("$(printf '%-26s %-13s %s' "$1" "$2" "$3")")
+    printf '%s\n' "${table[-1]}"
+}
+
+fail() {
+    note "$1" "$2" "$3"
+    failures=$((failures + 1))
+}
+
+# The first thing said by the test that failed.
+said() {
+    grep -m1 -A1 'panicked at' "$1" | tail -n 1 | cut -c 1-120
+}
+
+try() {
+    local name=$1 patch=$here/tools/faults/$1.patch log=$work/$1.log began=$SECONDS suite
+    if ! (cd "$copy" && git apply -C1 "$patch") 2>"$log"; then
+        fail "$name" 'NOT APPLIED' "$(head -n 1 "$log")"
+        return
+    fi
+    suite=$(suite_of "$name")
+    # Unquoted: a suite is several words.
+    # shellcheck disable=SC2086
+    if ! (cd "$copy" && cargo test --all-features $suite --no-run) >"$log" 2>&1; then
+        fail "$name" 'NOT COMPILED' "$(grep -m1 '^error' "$log")"
+    # shellcheck disable=SC2086
+    elif (cd "$copy" && cargo test --all-features $suite) >"$log" 2>&1; then
+        fail "$name" SURVIVED "$suite"
+    else
+        note "$name" red "$((SECONDS - began)) s: $(said "$log")"
+    fi
+    (cd "$copy" && git apply -C1 --reverse "$patch")
+}
+
+names=("$@")
+if [ $# -eq 0 ]; then
+    for patch in tools/faults/*.patch; do
+        names+=("$(basename "$patch" .patch)")
+    done
+fi
+for name in "${names[@]}"; do
+    try "$name"
+done
+printf '\n== %s of %s turned red\n' "$((${#names[@]} - failures))" "${#names[@]}"
+printf '%s\n' "${table[@]}"
+[ "$failures" -eq 0 ]
