@@ -89,8 +89,9 @@ impl Simulation {
             20 if self.world.kind == Kind::Restored && self.world.disasters < 3 => {
                 self.world.disaster().await;
             }
-            20 if self.world.kind == Kind::Old => match etcd.random(2) {
+            20 if self.world.kind == Kind::Old => match etcd.random(3) {
                 0 => self.world.compact_behind_the_probe().await,
+                1 if !self.world.doubted => self.world.lose(),
                 _ => self.world.overtake().await,
             },
             20 if etcd.random(3) == 0 => self.overlap_syncs().await,

@@ -5,6 +5,7 @@
 #
 #   tools/faults.sh                    all patches
 #   tools/faults.sh no-new-epoch ...   these
+#   tools/faults.sh --apply            whether they still apply, and nothing else
 #
 # FAULTS_SEEDS=n sets how many seeds the simulation runs (4000), FAULTS_TARGET=dir keeps a target
 # directory between calls: never that of the work tree, where cargo would take the last patch for built.
@@ -61,6 +62,10 @@ try() {
         fail "$name" 'NOT APPLIED' "$(head -n 1 "$log")"
         return
     fi
+    if [ -n "$apply_only" ]; then
+        (cd "$copy" && git apply -C1 --reverse "$patch")
+        return
+    fi
     suite=$(suite_of "$name")
     # Unquoted: a suite is several words.
     # shellcheck disable=SC2086
@@ -75,6 +80,11 @@ try() {
     (cd "$copy" && git apply -C1 --reverse "$patch")
 }
 
+apply_only=
+if [ "${1:-}" = --apply ]; then
+    apply_only=yes
+    shift
+fi
 names=("$@")
 if [ $# -eq 0 ]; then
     for patch in tools/faults/*.patch; do
@@ -84,6 +94,8 @@ fi
 for name in "${names[@]}"; do
     try "$name"
 done
-printf '\n== %s of %s turned red\n' "$((${#names[@]} - failures))" "${#names[@]}"
-printf '%s\n' "${table[@]}"
+if [ -z "$apply_only" ]; then
+    printf '\n== %s of %s turned red\n' "$((${#names[@]} - failures))" "${#names[@]}"
+    printf '%s\n' "${table[@]}"
+fi
 [ "$failures" -eq 0 ]

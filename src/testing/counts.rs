@@ -38,8 +38,9 @@ pub struct Counts {
     pub messages: u64,
     /// Events handed to clients.
     pub events: u64,
-    /// Events that a [`Bug`](super::Bug) swallowed: those of a gap, and deletes at a compaction
-    /// unless it is at the watch's own start revision.
+    /// Events that were swallowed: by [`lose_events`](super::Faults::lose_events), and by a
+    /// [`Bug`](super::Bug), which are those of a gap, and deletes at a compaction unless it is at the
+    /// watch's own start revision.
     pub lost: u64,
     /// Tokens fetched after a refusal.
     pub token_refreshes: u64,

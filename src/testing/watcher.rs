@@ -451,6 +451,7 @@ fn refusal(range: &KeyRange, start: Revision, member: &Member) -> Option<(i64, &
 fn lose(mut events: Vec<Event>, member: &mut Member) -> Vec<Event> {
     let lost = usize::try_from(member.faults.lose).unwrap_or(usize::MAX).min(events.len());
     member.faults.lose -= lost as u64;
+    member.counts.lost += lost as u64;
     events.drain(..lost);
     events
 }

@@ -294,6 +294,12 @@ impl World {
         faults.release();
     }
 
+    /// An event that does not come, without a compaction by which that could be found out.
+    pub(crate) fn lose(&mut self) {
+        self.etcd.faults().lose_events(1);
+        self.put_some(1);
+    }
+
     fn refuse(&self, faults: &Faults, times: u64) {
         let calls = [Call::Connect, Call::Version, Call::Range, Call::RangeStream, Call::Watch];
         let call = calls[usize::try_from(self.random(5)).unwrap()];

@@ -72,7 +72,8 @@ impl Machine {
         self.report.counters.compactions += u64::from(self.reload.is_none());
         if self.phase == Phase::Probing {
             self.enter(now, State::Reloading);
-            return self.begin_load(now, Reload::SAME);
+            // What was doubted stays so, should this load fail.
+            return self.begin_load(now, self.reload.unwrap_or(Reload::SAME));
         }
         tracing::info!(revision = self.known.cursor, "the watch's revision is compacted");
         self.schedule_reload(now, Reload::SAME);
