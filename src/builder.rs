@@ -114,7 +114,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         view.entries = packed.finish();
         view.confirmed = view.revision;
         shared.publish(view, Changes::AllAdded, DeltaOrigin::Load);
-        shared.waits.end(StopReason::Shutdown);
+        shared.end(StopReason::Shutdown);
         Ok(KeySpace::new(shared))
     }
 }
@@ -352,8 +352,10 @@ impl<T: Send + Sync + 'static> Builder<T> {
         match ks.started().await {
             Ok(_) => Ok(ks),
             Err(WaitError::Stopped(reason)) => Err(reason),
-            // Waits for the start have no epoch that could change.
-            Err(WaitError::HistoryChanged { .. }) => Err(StopReason::Shutdown),
+            // Waits for the start have no epoch and no cluster that could be another one.
+            Err(WaitError::HistoryChanged { .. } | WaitError::OtherCluster { .. }) => {
+                Err(StopReason::Shutdown)
+            }
         }
     }
 

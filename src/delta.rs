@@ -120,8 +120,10 @@ pub enum DeltaOrigin {
     Events,
     /// A load: the first one, or a reload, whose delta is the exact difference (C6).
     Load,
-    /// An observer registered late: everything that is there, as added.
+    /// Somebody registered late: everything that is there, as added.
     Registration,
+    /// What came together since a follower asked last, by events or by loads.
+    Difference,
 }
 
 /// The net changes of one step, ascending by key, each key at most once.
@@ -130,6 +132,7 @@ pub struct Delta<T> {
     pub(crate) origin: DeltaOrigin,
     pub(crate) from: Revision,
     pub(crate) to: Revision,
+    pub(crate) epoch: u64,
 }
 
 impl<T> Delta<T> {
@@ -155,6 +158,12 @@ impl<T> Delta<T> {
     #[must_use]
     pub fn to_revision(&self) -> Revision {
         self.to
+    }
+
+    /// The [epoch](crate::View::epoch) of the view after the step.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// The number of changed keys.

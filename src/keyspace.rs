@@ -24,7 +24,7 @@ use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 use crate::status::{State, Stats, Status};
 use crate::view::View;
-use crate::wait::{Awaited, WaitError};
+use crate::wait::{AtLeast, Awaited, WaitError};
 
 /// Tells the mirror when the last handle is gone.
 struct Lifeline(watch::Sender<bool>);
@@ -146,14 +146,34 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
 
     /// [`wait_for_revision`](KeySpace::wait_for_revision), then a guard whose view has met it.
     ///
+    /// Takes a revision, or a [`Token`](crate::Token) that also says of which cluster it is.
+    ///
     /// # Errors
+    /// As [`wait_for_revision`](KeySpace::wait_for_revision); for a token also
+    /// [`WaitError::OtherCluster`], and [`WaitError::HistoryChanged`] when it was made by this key
+    /// space in an earlier epoch.
+    ///
     /// # Panics
     /// # Cancel safety
     /// As [`wait_for_revision`](KeySpace::wait_for_revision).
-    pub async fn read_at(&self, revision: Revision) -> Result<ReadGuard<'_, T>, WaitError> {
-        let epoch = self.shared.waits.published().epoch;
+    pub async fn read_at(
+        &self,
+        at_least: impl Into<AtLeast>,
+    ) -> Result<ReadGuard<'_, T>, WaitError> {
+        let AtLeast { revision, cluster_id, epoch } = at_least.into();
+        let made_here = epoch.filter(|(space, _)| *space == self.shared.id());
+        let epoch = match made_here {
+            Some((_, epoch)) => epoch,
+            None => self.shared.waits.published().epoch,
+        };
+        if cluster_id.is_some() {
+            // Which cluster it is, is known with the first load.
+            self.loaded().await?;
+            check_cluster(cluster_id, &self.read())?;
+        }
         self.shared.wait(Awaited::Revision { revision, epoch }).await?;
         let view = self.read();
+        check_cluster(cluster_id, &view)?;
         // Within the epoch `confirmed` never goes back (C6), so the guard has met the revision.
         let now = view.epoch();
         if now == epoch { Ok(view) } else { Err(WaitError::HistoryChanged { was: epoch, now }) }
@@ -165,8 +185,11 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// # Panics
     /// # Cancel safety
     /// As [`wait_for_revision`](KeySpace::wait_for_revision).
-    pub async fn snapshot_at(&self, revision: Revision) -> Result<Snapshot<T>, WaitError> {
-        Ok(Snapshot::new(self.read_at(revision).await?.share()))
+    pub async fn snapshot_at(
+        &self,
+        at_least: impl Into<AtLeast>,
+    ) -> Result<Snapshot<T>, WaitError> {
+        Ok(Snapshot::new(self.read_at(at_least).await?.share()))
     }
 
     /// Asks etcd for its revision now, linearizably, and waits for it: afterwards the view shows
@@ -263,7 +286,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     pub async fn shutdown(&self) {
         self.shared.shutdown.send_replace(true);
         if !self.shared.driven.load(Ordering::Acquire) {
-            self.shared.waits.end(StopReason::Shutdown);
+            self.shared.end(StopReason::Shutdown);
         }
         self.closed().await;
     }
@@ -319,6 +342,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
             key_bytes: view.entries.key_bytes(),
             heap_bytes: view.entries.heap_bytes() + view.rejected.heap_bytes(),
             waits: self.shared.waits.pending(),
+            followers: self.shared.interests.len(),
             longest_read_hold: nanos(&times.longest_read_hold),
             longest_write_wait: nanos(&times.longest_write_wait),
             longest_write_hold: nanos(&times.longest_write_hold),
@@ -359,6 +383,16 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
             shared: Arc::downgrade(&self.shared),
             lifeline: Arc::downgrade(&self.lifeline),
         }
+    }
+}
+
+/// Fails when a revision is of another cluster than the view.
+fn check_cluster<T>(asked: Option<u64>, view: &View<T>) -> Result<(), WaitError> {
+    match (asked, view.cluster_id()) {
+        (Some(asked), Some(mirrored)) if asked != mirrored => {
+            Err(WaitError::OtherCluster { asked, mirrored })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -112,6 +112,21 @@
 //! shown everything as added. One that panics is not called again: its state is poisoned, the others and
 //! the data go on, and the status names it.
 //!
+//! # Following
+//!
+//! Whoever must act on changes, outside the lock and at its own pace:
+//!
+//! | you want | use |
+//! |---|---|
+//! | to keep something derived that is always of exactly the data shown | [`observe`](KeySpace::observe), [`derive`](KeySpace::derive): under the lock |
+//! | to apply net changes of a range somewhere else, whenever you get to it | [`changes`](KeySpace::changes) |
+//! | to answer an HTTP client once a range differs from what it has seen | [`read_changed`](KeySpace::read_changed) with a [`Validator`] |
+//! | to read what another process has written or seen | [`read_at`](KeySpace::read_at) with a [`Token`] |
+//! | to wait for one condition | [`wait_until`](KeySpace::wait_until) |
+//!
+//! A follower is woken when a key of its range changed. It delays nobody, has no queue that could
+//! overflow, and keeps alive what its range looked like when it was told last.
+//!
 //! # Reconnects and reloads
 //!
 //! After a failure the mirror takes the next endpoint, with delays that double and are reset by an event
@@ -159,8 +174,10 @@ mod edits;
 mod entry;
 mod error;
 mod event;
+mod follow;
 mod guard;
 mod hold;
+mod interest;
 mod key;
 mod keyspace;
 mod known;
@@ -193,6 +210,7 @@ pub use error::StopReason;
 /// The client library [`Etcd`] speaks through, for its options and TLS types.
 pub use etcd_client;
 pub use event::{Event, Header, RawKeyValue, Revision, WatchResponse};
+pub use follow::{Changes, Token, TokenError, Validator, ValidatorError};
 pub use guard::ReadGuard;
 pub use hold::{Held, NotHeld};
 pub use keyspace::{KeySpace, Rejected, WeakKeySpace};
@@ -204,7 +222,7 @@ pub use source::etcd::{Etcd, EtcdOptions};
 pub use source::{ServerVersion, Source, SourceError, SourceErrorKind};
 pub use status::{Counters, LoadProgress, ProgressBy, State, Stats, Status};
 pub use view::{Entries, OutsideRange, Range, View};
-pub use wait::WaitError;
+pub use wait::{AtLeast, WaitError};
 pub use writer::{Applied, LoadError, Writer};
 
 /// What is promised, and the test that holds it.

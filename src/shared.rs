@@ -12,9 +12,11 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 
 use crate::delta::{Change, Delta, DeltaOrigin};
+use crate::error::StopReason;
 use crate::event::Revision;
 use crate::guard::{self, LockTimes, Locked, ReadGuard};
 use crate::hold::HoldCell;
+use crate::interest::Interests;
 use crate::observer::{Observer, Observers, Purge, Slot};
 use crate::range::KeyRange;
 use crate::reentry::{self, SpaceId};
@@ -28,6 +30,7 @@ pub(crate) struct Shared<T> {
     pub(crate) waits: Waits,
     pub(crate) report: ReportCell,
     pub(crate) holds: HoldCell,
+    pub(crate) interests: Interests,
     pub(crate) times: LockTimes,
     pub(crate) mirrored: Arc<KeyRange>,
     /// Turns true when the last handle is gone or somebody asked for the end.
@@ -72,6 +75,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
             waits: Waits::new(),
             report: ReportCell::new(),
             holds: HoldCell::default(),
+            interests: Interests::default(),
             times: LockTimes::default(),
             mirrored,
             shutdown: watch::Sender::new(false),
@@ -128,11 +132,11 @@ impl<T: Send + Sync + 'static> Shared<T> {
     pub(crate) fn publish(&self, next: View<T>, changes: Changes<T>, origin: DeltaOrigin) {
         // Before any lock: here even a read would wait for this thread itself.
         self.refuse("applying");
-        let (from, to) = (self.locked.read().view.revision, next.revision);
+        let (from, to, epoch) = (self.locked.read().view.revision, next.revision, next.epoch);
         let first = !self.waits.published().loaded;
         let (changed, mut delta) = match changes {
             Changes::Known(changes) => {
-                (!changes.is_empty(), Some(Delta { changes, origin, from, to }))
+                (!changes.is_empty(), Some(Delta { changes, origin, from, to, epoch }))
             }
             Changes::AllAdded => (!next.is_empty(), None),
         };
@@ -141,7 +145,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
             // The list may be long, so it is made outside the lock. Whoever registers meanwhile is
             // shown the view before, so the list is theirs too.
             RwLockWriteGuard::unlock_fair(locked);
-            delta = Some(Delta { changes: all_added(&next), origin, from, to });
+            delta = Some(Delta { changes: all_added(&next), origin, from, to, epoch });
             locked = self.write_to_apply();
         }
         let start = Instant::now();
@@ -155,6 +159,12 @@ impl<T: Send + Sync + 'static> Shared<T> {
         let held = guard::record(&self.times.longest_write_hold, start);
         self.times.last_write_hold.store(held, Ordering::Relaxed);
         RwLockWriteGuard::unlock_fair(locked);
+        match &delta {
+            Some(delta) if !first && old.epoch == epoch => {
+                self.interests.wake(&delta.changes, Change::key);
+            }
+            _ => self.interests.wake_all(),
+        }
         drop((old, delta, removed));
         self.waits.publish(revision, confirmed, epoch, first || changed);
     }
@@ -207,9 +217,22 @@ impl<T: Send + Sync + 'static> Shared<T> {
         self.locked.read()
     }
 
+    /// Ends the key space; the first reason stays.
+    pub(crate) fn end(&self, reason: StopReason) {
+        self.holds.withdraw();
+        self.waits.end(reason);
+        self.interests.wake_all();
+    }
+
+    /// Panics where waiting would never end.
+    #[track_caller]
+    pub(crate) fn refuse_waiting(&self) {
+        self.refuse("waiting");
+    }
+
     /// A wait, refused once it would be pending where it could never end.
     pub(crate) fn wait(&self, awaited: Awaited) -> Wait<'_> {
-        Wait::new(&self.waits, awaited, || self.refuse("waiting"))
+        Wait::new(&self.waits, awaited, || self.refuse_waiting())
     }
 
     #[track_caller]
@@ -232,7 +255,7 @@ fn all_added<T>(view: &View<T>) -> Vec<Change<T>> {
 /// What an observer is shown when it is registered.
 fn everything<T>(view: &View<T>) -> Delta<T> {
     let origin = DeltaOrigin::Registration;
-    Delta { changes: all_added(view), origin, from: 0, to: view.revision }
+    Delta { changes: all_added(view), origin, from: 0, to: view.revision, epoch: view.epoch }
 }
 
 impl<T: Send + Sync + 'static> Purge for Shared<T> {

@@ -179,6 +179,8 @@ pub struct Stats {
     pub heap_bytes: usize,
     /// Waits pending.
     pub waits: usize,
+    /// Ranges followed.
+    pub followers: usize,
     /// The longest time a read guard was held.
     pub longest_read_hold: Duration,
     /// The longest time the mirror waited for readers before it could show a batch.

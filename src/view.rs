@@ -240,18 +240,8 @@ impl<T> View<T> {
     /// # Errors
     /// [`OutsideRange`] when the view cannot know all keys of the range.
     pub fn try_range(&self, range: impl Into<KeyRange>) -> Result<Range<'_, T>, OutsideRange> {
-        let asked = range.into();
-        let (start, end) = (self.mirrored.start(), self.mirrored.end());
-        // An open end means as far as is mirrored; a bound that is given must lie within, also the
-        // only one: beyond it nothing is known.
-        let within = |bound: &[u8]| start <= bound && end.is_none_or(|end| bound <= end);
-        let low = asked.start().is_empty() || within(asked.start());
-        let high = asked.end().is_none_or(within);
-        if (low && high) || asked.is_empty() {
-            Ok(Range { slice: self.entries.slice(asked.start(), asked.end()) })
-        } else {
-            Err(self.outside(asked))
-        }
+        let asked = OutsideRange::check(range.into(), &self.mirrored)?;
+        Ok(Range { slice: self.entries.slice(asked.start(), asked.end()) })
     }
 
     /// [`prefix`](View::prefix) for a prefix that comes from a user.
@@ -322,6 +312,23 @@ pub struct OutsideRange {
     pub asked: KeyRange,
     /// What the key space mirrors.
     pub mirrored: KeyRange,
+}
+
+impl OutsideRange {
+    /// Gives a range back of which everything is mirrored.
+    pub(crate) fn check(asked: KeyRange, mirrored: &KeyRange) -> Result<KeyRange, OutsideRange> {
+        let (start, end) = (mirrored.start(), mirrored.end());
+        // An open end means as far as is mirrored; a bound that is given must lie within, also the
+        // only one: beyond it nothing is known.
+        let within = |bound: &[u8]| start <= bound && end.is_none_or(|end| bound <= end);
+        let low = asked.start().is_empty() || within(asked.start());
+        let high = asked.end().is_none_or(within);
+        if (low && high) || asked.is_empty() {
+            Ok(asked)
+        } else {
+            Err(OutsideRange { asked, mirrored: mirrored.clone() })
+        }
+    }
 }
 
 /// A contiguous piece of a view, ascending by key, borrowed without a copy.

@@ -32,6 +32,30 @@ pub enum WaitError {
         /// The epoch now.
         now: u64,
     },
+    /// The revision is of another cluster than the one mirrored. Find out who gave it: it means
+    /// nothing here.
+    #[error("the awaited revision is of cluster {asked:x}, and the key space mirrors {mirrored:x}")]
+    OtherCluster {
+        /// The cluster of the revision.
+        asked: u64,
+        /// The cluster that is mirrored.
+        mirrored: u64,
+    },
+}
+
+/// A revision that a read has to have met: a plain one, or a [`Token`](crate::Token).
+#[derive(Debug, Clone, Copy)]
+pub struct AtLeast {
+    pub(crate) revision: Revision,
+    pub(crate) cluster_id: Option<u64>,
+    /// Of which key space, and in which epoch.
+    pub(crate) epoch: Option<(usize, u64)>,
+}
+
+impl From<Revision> for AtLeast {
+    fn from(revision: Revision) -> Self {
+        AtLeast { revision, cluster_id: None, epoch: None }
+    }
 }
 
 /// What a wait waits for.

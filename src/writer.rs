@@ -250,8 +250,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
 
     /// Ends the key space with a reason; its data stays readable.
     pub(crate) fn end(&mut self, reason: StopReason) {
-        self.shared.holds.withdraw();
-        self.shared.waits.end(reason);
+        self.shared.end(reason);
     }
 
     /// Shows the next view and gives how many entries changed.

@@ -28,12 +28,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("guard", &["observer", "reentry", "view"]),
     ("wait", &["error", "event"]),
     ("hold", &["event"]),
+    ("interest", &["range"]),
     ("status", &["event", "hold", "observer"]),
     (
         "shared",
         &[
-            "delta", "event", "guard", "hold", "observer", "range", "reentry", "status", "view",
-            "wait",
+            "delta", "error", "event", "guard", "hold", "interest", "observer", "range", "reentry",
+            "status", "view", "wait",
         ],
     ),
     (
@@ -44,6 +45,14 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("writer", &["batch", "delta", "edits", "error", "event", "known", "shared", "view"]),
+    // L3: fan-out.
+    (
+        "follow",
+        &[
+            "delta", "error", "event", "guard", "interest", "keyspace", "packed", "range", "view",
+            "wait",
+        ],
+    ),
     // L3: the driver.
     ("source", &["event", "range"]),
     (

@@ -11,6 +11,7 @@ mod diff;
 mod edit;
 mod group;
 mod heads;
+mod part;
 mod pieces;
 mod place;
 mod root;
@@ -27,6 +28,7 @@ use crate::entry::Entry;
 
 pub(crate) use self::build::Builder;
 pub(crate) use self::edit::Edit;
+pub(crate) use self::part::Fingerprint;
 pub(crate) use self::place::Place;
 pub(crate) use self::slice::{Iter, Slice};
 

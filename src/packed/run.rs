@@ -3,10 +3,11 @@
 //! Owns the search for a group and the ranks inside a run. Must not know what stands around it.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrayvec::ArrayVec;
 
+use super::Fingerprint;
 use super::group::Group;
 use super::heads::{Heads, common_prefix, first_above};
 use super::sizes::RUN_MAX;
@@ -27,6 +28,8 @@ pub(super) struct Run<T> {
     /// Entries up to the end of each group.
     ends: [u16; RUN_MAX],
     groups: Groups<T>,
+    /// Of all entries, once somebody has asked. Last: a search never reads it.
+    fingerprint: OnceLock<Fingerprint>,
 }
 
 impl<T> Run<T> {
@@ -42,7 +45,8 @@ impl<T> Run<T> {
             sum += group.len() as u16;
             *end = sum;
         }
-        Run { len: usize::from(sum), heads, groups, ends }
+        let fingerprint = OnceLock::new();
+        Run { len: usize::from(sum), heads, groups, ends, fingerprint }
     }
 
     /// Whether `groups` have the first keys of this run's groups, and its last key.
@@ -84,6 +88,16 @@ impl<T> Run<T> {
 
     pub(super) fn first_key(&self) -> &[u8] {
         self.first().key()
+    }
+
+    /// The fingerprint of all entries: O(entries) the first time, then O(1).
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        *self.fingerprint.get_or_init(|| {
+            let mut all = Fingerprint::default();
+            let entries = self.groups.iter().flat_map(|group| group.entries());
+            entries.for_each(|entry| all.add(Fingerprint::of(entry)));
+            all
+        })
     }
 
     fn end_of(&self, group: usize) -> usize {

@@ -1,0 +1,13 @@
+//! Following a key space outside its lock.
+//!
+//! Owns the ways to follow; all of them stand on one registration of a range (`interest`) and on the
+//! difference of two views. Must not be known to the writer: nothing a consumer does reaches it (C9).
+
+mod blocking;
+mod changes;
+mod interested;
+mod token;
+
+pub use self::blocking::{Validator, ValidatorError};
+pub use self::changes::Changes;
+pub use self::token::{Token, TokenError};
