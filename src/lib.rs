@@ -210,7 +210,10 @@ pub use error::StopReason;
 /// The client library [`Etcd`] speaks through, for its options and TLS types.
 pub use etcd_client;
 pub use event::{Event, Header, RawKeyValue, Revision, WatchResponse};
-pub use follow::{Changes, Token, TokenError, Validator, ValidatorError};
+pub use follow::{
+    Changes, FollowError, FollowPhase, Follower, SimpleFollower, Token, TokenError, Validator,
+    ValidatorError, WatchKey,
+};
 pub use guard::ReadGuard;
 pub use hold::{Held, NotHeld};
 pub use keyspace::{KeySpace, Rejected, WeakKeySpace};

@@ -49,8 +49,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "follow",
         &[
-            "delta", "error", "event", "guard", "interest", "keyspace", "packed", "range", "view",
-            "wait",
+            "delta", "entry", "error", "event", "guard", "interest", "keyspace", "packed", "range",
+            "view", "wait",
         ],
     ),
     // L3: the driver.

@@ -5,9 +5,13 @@
 
 mod blocking;
 mod changes;
+mod follower;
 mod interested;
+mod key;
 mod token;
 
 pub use self::blocking::{Validator, ValidatorError};
 pub use self::changes::Changes;
+pub use self::follower::{FollowError, FollowPhase, Follower, SimpleFollower};
+pub use self::key::WatchKey;
 pub use self::token::{Token, TokenError};
