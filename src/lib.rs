@@ -120,6 +120,9 @@
 //! |---|---|
 //! | to keep something derived that is always of exactly the data shown | [`observe`](KeySpace::observe), [`derive`](KeySpace::derive): under the lock |
 //! | to apply net changes of a range somewhere else, whenever you get to it | [`changes`](KeySpace::changes) |
+//! | callbacks for objects that enter, change in, and leave a filtered view | [`follow`](KeySpace::follow) |
+//! | the newest version of one key | [`watch_key`](KeySpace::watch_key) |
+//! | many ranges in one channel of yours | [`notify`](KeySpace::notify) |
 //! | to answer an HTTP client once a range differs from what it has seen | [`read_changed`](KeySpace::read_changed) with a [`Validator`] |
 //! | to read what another process has written or seen | [`read_at`](KeySpace::read_at) with a [`Token`] |
 //! | to wait for one condition | [`wait_until`](KeySpace::wait_until) |
@@ -211,8 +214,8 @@ pub use error::StopReason;
 pub use etcd_client;
 pub use event::{Event, Header, RawKeyValue, Revision, WatchResponse};
 pub use follow::{
-    Changes, FollowError, FollowPhase, Follower, SimpleFollower, Token, TokenError, Validator,
-    ValidatorError, WatchKey,
+    Changes, FollowError, FollowPhase, Follower, Notify, SimpleFollower, Token, TokenError, Update,
+    UpdateMeta, Validator, ValidatorError, WatchKey,
 };
 pub use guard::ReadGuard;
 pub use hold::{Held, NotHeld};

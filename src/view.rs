@@ -340,6 +340,10 @@ pub struct Range<'a, T> {
 }
 
 impl<'a, T> Range<'a, T> {
+    pub(crate) fn of(slice: Slice<'a, T>) -> Self {
+        Range { slice }
+    }
+
     /// The number of entries, in O(log n) at most.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -17,7 +17,7 @@ use crate::event::Revision;
 use crate::keyspace::KeySpace;
 use crate::packed::Packed;
 use crate::range::KeyRange;
-use crate::view::OutsideRange;
+use crate::view::{OutsideRange, Range};
 
 /// What the consumer was told last.
 struct Told<T> {
@@ -33,6 +33,7 @@ struct Told<T> {
 pub struct Changes<T: Send + Sync + 'static> {
     interested: Interested<T>,
     told: Option<Told<T>>,
+    nothing: Packed<T>,
     /// The stream has given its end.
     finished: bool,
 }
@@ -85,7 +86,8 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// [`OutsideRange`] when the key space cannot know all keys of the range.
     pub fn try_changes(&self, range: impl Into<KeyRange>) -> Result<Changes<T>, OutsideRange> {
         let range = OutsideRange::check(range.into(), self.mirrored())?;
-        Ok(Changes { interested: Interested::new(self, range), told: None, finished: false })
+        let interested = Interested::new(self, range);
+        Ok(Changes { interested, told: None, nothing: Packed::default(), finished: false })
     }
 }
 
@@ -110,6 +112,24 @@ impl<T: Send + Sync + 'static> Changes<T> {
     #[must_use]
     pub fn range(&self) -> &KeyRange {
         self.interested.range()
+    }
+
+    /// The range as it was told last: what all items so far fold to. Nothing before the first item.
+    #[must_use]
+    pub fn entries(&self) -> Range<'_, T> {
+        let range = self.interested.range();
+        let told = self.told.as_ref().map_or(&self.nothing, |told| &told.entries);
+        Range::of(told.slice(range.start(), range.end()))
+    }
+
+    /// Passes over what has not been told yet.
+    pub(super) fn catch_up(&mut self) {
+        drop(self.difference());
+    }
+
+    /// The revision, and its epoch, that was told last.
+    pub(super) fn told(&self) -> (Revision, u64) {
+        self.told.as_ref().map_or((0, 0), |told| (told.revision, told.epoch))
     }
 
     /// How often a waiting consumer of this stream was woken.

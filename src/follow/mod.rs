@@ -8,10 +8,12 @@ mod changes;
 mod follower;
 mod interested;
 mod key;
+mod notify;
 mod token;
 
 pub use self::blocking::{Validator, ValidatorError};
 pub use self::changes::Changes;
 pub use self::follower::{FollowError, FollowPhase, Follower, SimpleFollower};
 pub use self::key::WatchKey;
+pub use self::notify::{Notify, Update, UpdateMeta};
 pub use self::token::{Token, TokenError};
