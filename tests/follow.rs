@@ -87,7 +87,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn c3_c6_whatever_happens_between_two_items_folding_them_gives_what_is_shown(
+    fn c3_c6_t60_whatever_happens_between_two_items_folding_them_gives_what_is_shown(
         acts in prop::collection::vec(act(), 1..60)
     ) {
         let mut store = filled();

@@ -101,7 +101,7 @@ macro_rules! goes_on {
 }
 
 #[test]
-fn mo1_mo2_mo6_a_follower_is_told_of_its_view_in_order() {
+fn t62_mo1_mo2_mo6_a_follower_is_told_of_its_view_in_order() {
     let mut scene = Scene::of(&[("/c", "1"), ("/a", "1"), ("/b", ".hidden")]);
     let (ks, teller) = (scene.ks.clone(), scene.teller());
     let mut follow = pin!(ks.follow(.., teller));

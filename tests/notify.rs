@@ -125,3 +125,29 @@ async fn t63_cn1_cn9_errors_are_told_also_the_first() {
     assert!(updates.recv().await.unwrap().result.is_err());
     assert!(updates.recv().await.is_none(), "the last watch gave its sender back");
 }
+
+/// A restored backup: the revision goes back, in a new epoch, and is told.
+#[cfg(feature = "test-util")]
+#[tokio::test(start_paused = true)]
+async fn t63_cn10_in_a_new_epoch_the_revision_may_begin_below() {
+    let etcd = etcd_keyspace::testing::FakeEtcd::new();
+    let backup = etcd.put("/k/a", "1");
+    let ks = KeySpace::builder("/k/").unwrap().bytes().start(etcd.clone()).await.unwrap();
+    let (sender, mut updates) = mpsc::channel(8);
+    let _watch = ks.notify(.., "all", sender).unwrap();
+    let mut changes = ks.changes(..);
+    assert_eq!(changes.next().await.unwrap().epoch(), 1);
+    for key in ["/k/b", "/k/c"] {
+        etcd.put(key, "1");
+    }
+    let confirmed = ks.wait_for_revision(etcd.revision()).await.unwrap();
+    while updates.recv().await.unwrap().meta.revision < confirmed {}
+    while changes.next().await.unwrap().to_revision() < confirmed {}
+    etcd.restore(backup);
+    let update = updates.recv().await.unwrap();
+    assert_eq!((update.meta.epoch, update.meta.revision, update.meta.loads), (2, backup, 2));
+    assert_eq!(update.result.unwrap().len(), 1);
+    let delta = changes.next().await.unwrap();
+    assert_eq!((delta.from_revision(), delta.to_revision(), delta.epoch()), (confirmed, backup, 2));
+    assert_eq!(delta.iter().filter(|change| change.new().is_none()).count(), 2);
+}
