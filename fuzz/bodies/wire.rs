@@ -102,6 +102,9 @@ struct Run {
     folded: Arc<Mutex<Folded>>,
     /// Whether anything was made up, so that the view may be wrong.
     lied: Arc<AtomicBool>,
+    /// Completeness may be found by counting, to which a dead watch that owes a deletion looks like lost
+    /// history; it is mended in the same way.
+    counting: AtomicBool,
     waits: JoinSet<()>,
     /// The greatest revision waited for; after a restore the store may be below it.
     waited: Revision,
@@ -133,7 +136,8 @@ impl Run {
         ks.observe(move |delta, view, _| folding.lock().unwrap().take(delta, view));
         let mirror = tokio::spawn(mirror.run());
         let lied = Arc::new(AtomicBool::new(false));
-        Run { etcd, ks, mirror, folded, lied, waits: JoinSet::new(), waited: 0 }
+        let counting = AtomicBool::new(false);
+        Run { etcd, ks, mirror, folded, lied, counting, waits: JoinSet::new(), waited: 0 }
     }
 
     async fn act(&mut self, input: &mut Input<'_>) {
@@ -189,7 +193,9 @@ impl Run {
     fn fault(&self, input: &mut Input<'_>) {
         let faults = self.etcd.faults();
         let some = 1 + input.below(4);
-        match input.below(16) {
+        let kind = input.below(16);
+        self.counting.fetch_or(matches!(kind, 6 | 9 | 10 | 14), Ordering::Relaxed);
+        match kind {
             0 => faults.cut(),
             1 => faults.cut_after(some as u64),
             2 => faults.end_streams(),
@@ -267,7 +273,9 @@ impl Run {
         assert!(status.poisoned_observers.is_empty(), "{:?}", status.poisoned_observers);
         if !self.lied.load(Ordering::Relaxed) {
             ended.expect("an honest store can be followed");
-            assert_eq!((status.epoch, status.counters.discontinuities), (1, 0));
+            assert_eq!(status.epoch, 1, "{status:?}");
+            let breaks = status.counters.discontinuities;
+            assert!(breaks == 0 || self.counting.load(Ordering::Relaxed), "{status:?}");
             assert_eq!(shown(&self.ks.read()), truth(&self.etcd, revision));
         }
         drop(self.ks);
