@@ -267,6 +267,22 @@ fn waiting_under_a_guard_and_ranges_outside_are_refused() {
     panic_of(|| drop(ks.changes(asked)));
 }
 
+/// What handlers await must be able to move between threads, although guards cannot.
+#[test]
+fn futures_can_be_sent() {
+    fn sent(_: impl Send) {}
+    let (ks, _writer) = loaded(&History::new());
+    let mut changes = ks.changes(..);
+    sent(changes.next());
+    let mut watch = ks.watch_key("/a");
+    sent(watch.next());
+    sent(ks.read_changed(.., None, Duration::ZERO));
+    sent(ks.read_at(ks.token()));
+    sent(ks.read_fresh(Duration::ZERO));
+    sent(ks.read_linearizable());
+    sent(ks.follow(.., etcd_keyspace::SimpleFollower::<String>::new()));
+}
+
 // ---- Blocking reads -----------------------------------------------------------------------------
 
 #[test]
