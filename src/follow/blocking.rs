@@ -24,7 +24,11 @@ use crate::wait::WaitError;
 ///
 /// ```
 /// # use etcd_keyspace::{KeySpace, Validator};
+/// # #[cfg(feature = "test-util")]
 /// # use etcd_keyspace::testing::FakeEtcd;
+/// # #[cfg(not(feature = "test-util"))]
+/// # fn main() {}
+/// # #[cfg(feature = "test-util")]
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let etcd = FakeEtcd::new();
@@ -115,7 +119,11 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     ///
     /// ```
     /// # use std::time::Duration;
+    /// # #[cfg(feature = "test-util")]
     /// # use etcd_keyspace::{KeySpace, testing::FakeEtcd};
+    /// # #[cfg(not(feature = "test-util"))]
+    /// # fn main() {}
+    /// # #[cfg(feature = "test-util")]
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let etcd = FakeEtcd::new();

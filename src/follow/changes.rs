@@ -54,7 +54,11 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// and nothing twice.
     ///
     /// ```
+    /// # #[cfg(feature = "test-util")]
     /// # use etcd_keyspace::{KeySpace, testing::FakeEtcd};
+    /// # #[cfg(not(feature = "test-util"))]
+    /// # fn main() {}
+    /// # #[cfg(feature = "test-util")]
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let etcd = FakeEtcd::new();

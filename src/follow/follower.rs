@@ -129,7 +129,11 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     ///
     /// ```
     /// # use std::sync::Arc;
+    /// # #[cfg(feature = "test-util")]
     /// # use etcd_keyspace::{Entry, FollowError, KeySpace, SimpleFollower, testing::FakeEtcd};
+    /// # #[cfg(not(feature = "test-util"))]
+    /// # fn main() {}
+    /// # #[cfg(feature = "test-util")]
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let etcd = FakeEtcd::new();

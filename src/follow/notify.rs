@@ -102,7 +102,11 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// nothing of it is left. An update costs O(entries of the range).
     ///
     /// ```
+    /// # #[cfg(feature = "test-util")]
     /// # use etcd_keyspace::{KeySpace, testing::FakeEtcd};
+    /// # #[cfg(not(feature = "test-util"))]
+    /// # fn main() {}
+    /// # #[cfg(feature = "test-util")]
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let etcd = FakeEtcd::new();

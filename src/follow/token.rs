@@ -25,7 +25,11 @@ use crate::wait::{AtLeast, WaitError};
 ///
 /// ```
 /// # use etcd_keyspace::{KeySpace, Token};
+/// # #[cfg(feature = "test-util")]
 /// # use etcd_keyspace::testing::FakeEtcd;
+/// # #[cfg(not(feature = "test-util"))]
+/// # fn main() {}
+/// # #[cfg(feature = "test-util")]
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let etcd = FakeEtcd::new();
