@@ -5,6 +5,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::decode::{BadValues, Decoder, bytes};
@@ -348,6 +349,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// Dropping the future ends the mirror.
     pub async fn start(self, source: impl Source) -> Result<KeySpace<T>, StopReason> {
         let (ks, mirror) = self.build(source);
+        ks.shared().spawned.store(true, Ordering::Release);
         tokio::spawn(mirror.run());
         match ks.started().await {
             Ok(_) => Ok(ks),

@@ -37,6 +37,8 @@ pub(crate) struct Shared<T> {
     pub(crate) shutdown: watch::Sender<bool>,
     /// Whether a mirror drives the writer, so that it is the mirror who ends the key space.
     pub(crate) driven: AtomicBool,
+    /// Whether the mirror is a task of its own, which may give its thread away.
+    pub(crate) spawned: AtomicBool,
 }
 
 /// How long readers may keep the mirror from applying before its thread is given to others.
@@ -80,6 +82,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
             mirrored,
             shutdown: watch::Sender::new(false),
             driven: AtomicBool::new(false),
+            spawned: AtomicBool::new(false),
         })
     }
 
@@ -115,8 +118,8 @@ impl<T: Send + Sync + 'static> Shared<T> {
         let start = Instant::now();
         let locked = match try_write(&self.locked) {
             Some(locked) => locked,
-            // The mirror is a spawned task, where this is allowed; a writer may be anywhere.
-            None if self.driven.load(Ordering::Acquire) && on_many_threads() => {
+            // Elsewhere, in a local set say, the runtime refuses it by a panic.
+            None if self.spawned.load(Ordering::Acquire) && on_many_threads() => {
                 tokio::task::block_in_place(|| self.locked.write())
             }
             None => self.locked.write(),

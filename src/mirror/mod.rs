@@ -122,6 +122,10 @@ impl<T: Send + Sync + 'static> Mirror<T> {
     /// Runs until the mirror stops, and says why: the last handle was dropped, somebody called
     /// `shutdown`, or going on would be wrong.
     ///
+    /// While a reader holds a guard it waits to apply, and blocks its thread meanwhile. Only the task
+    /// that [`Builder::start`](crate::Builder::start) makes on a runtime of several threads hands the
+    /// other tasks of its thread over to another one; whether this future may is not known here.
+    ///
     /// # Cancel safety
     /// Dropping the future drops the mirror and so ends the key space; the last data stays readable.
     pub async fn run(mut self) -> StopReason {

@@ -138,3 +138,39 @@ fn t55_nested_reads_work_while_a_writer_waits() {
     assert_eq!(ks.read().len(), 2);
     assert!(ks.stats().longest_write_wait > std::time::Duration::ZERO);
 }
+
+/// Where a task may not give its thread away, the runtime would panic if it tried.
+#[cfg(feature = "test-util")]
+#[test]
+fn a_mirror_in_a_local_set_waits_for_a_guard_on_its_own_thread() {
+    use etcd_keyspace::{KeySpace, testing::FakeEtcd};
+
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    let runtime = threads.worker_threads(1).enable_all().build().unwrap();
+    let etcd = FakeEtcd::new();
+    etcd.put("/app/a", "1");
+    let text = |kv: etcd_keyspace::RawKeyValue| String::from_utf8(kv.value);
+    let builder = KeySpace::builder("/app/").unwrap().decoder(text);
+    let (ks, mirror) = builder.build(etcd.clone());
+    let local = tokio::task::LocalSet::new();
+    let running = local.spawn_local(mirror.run());
+    let shown = runtime.block_on(local.run_until(async {
+        ks.loaded().await.unwrap();
+        let (held, holding) = tokio::sync::oneshot::channel();
+        let reader = ks.clone();
+        let thread = std::thread::spawn(move || {
+            let view = reader.read();
+            held.send(()).unwrap();
+            until_a_writer_waits(&reader);
+            view.len()
+        });
+        holding.await.unwrap();
+        let revision = etcd.put("/app/b", "2");
+        ks.wait_for_revision(revision).await.unwrap();
+        assert_eq!(thread.join().unwrap(), 1, "nothing changes while a guard lives");
+        ks.shutdown().await;
+        ks.snapshot().len()
+    }));
+    assert_eq!(shown, 2);
+    runtime.block_on(local.run_until(running)).unwrap();
+}
