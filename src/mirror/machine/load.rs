@@ -128,7 +128,7 @@ impl Machine {
                 if self.reload.take().is_some_and(|reload| !reload.same_history) {
                     // Revisions of the old history say nothing about the new one.
                     self.fresh = Freshness::default();
-                    self.told = 0;
+                    (self.told, self.went_back) = (0, 0);
                 }
                 self.told = self.told.max(applied.confirmed);
                 self.report.current_as_of = self.report.current_as_of.max(self.load_asked);
