@@ -50,8 +50,8 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// A consumer that is slow, or never asks, costs the runs of its range that were replaced since
     /// its last item; it delays nobody and is never cut off (C9). It is woken when a key of its range
     /// changed and not otherwise. An item costs O(k + pages of the range) for k changes in the runs
-    /// that differ, outside every lock. Subscribing costs O(log m) for m subscriptions, with no gap
-    /// and nothing twice.
+    /// that differ, outside every lock. Subscribing costs O(log m) comparisons for m subscriptions,
+    /// with no gap and nothing twice.
     ///
     /// ```
     /// # #[cfg(feature = "test-util")]

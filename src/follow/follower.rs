@@ -6,7 +6,6 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, ready};
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::delta::Delta;
@@ -217,7 +216,6 @@ pub struct SimpleFollower<T, E = Infallible> {
     upserted: Option<Upserted<T, E>>,
     deleted: Option<Deleted<T, E>>,
     batch_done: Option<BatchDone<E>>,
-    of: PhantomData<fn() -> T>,
 }
 
 impl<T, E> Default for SimpleFollower<T, E> {
@@ -236,7 +234,6 @@ impl<T, E> SimpleFollower<T, E> {
             upserted: None,
             deleted: None,
             batch_done: None,
-            of: PhantomData,
         }
     }
 

@@ -3,8 +3,9 @@
 //! Owns what the loop knows and the phase it is in. No I/O, no clock of its own, no task, no lock,
 //! nothing generic in the value type: so one logic runs by hand, under simulation and for real.
 //! The phases are told in `connect` (reach an endpoint, prove it serves the same history), `load`
-//! (read everything), `held` (wait for a decision), `live` (follow the watch) and `audit`; `failure` and
-//! `reload` are the ways back. Must not execute anything.
+//! (read everything), `held` (wait for a decision), `live` (follow the watch; `freshness` says what is
+//! asked of it meanwhile) and `audit`; `failure` and `reload` are the ways back. Must not execute
+//! anything.
 
 mod audit;
 mod connect;
