@@ -130,17 +130,25 @@ pub struct Tolerated {
 pub(crate) struct KeyHistory {
     /// Which of the keys whose numbers were asked for it is.
     pub(crate) asked: usize,
-    /// The key when it ends absent; else it is that of the writes.
-    deleted_key: Vec<u8>,
+    /// Its events, oldest first and at least one, each with its place in the batch.
+    pub(crate) events: SmallVec<[(u32, Event); 1]>,
+    /// Where the writes since the last deletion begin; nowhere when the key ends absent.
+    life: usize,
     /// The key was deleted on the way, so nothing of its earlier life may be shown again.
     pub(crate) deleted: bool,
-    /// The writes since the last deletion, oldest first; empty when the key ends absent.
-    pub(crate) puts: SmallVec<[RawKeyValue; 1]>,
 }
 
 impl KeyHistory {
     pub(crate) fn key(&self) -> &[u8] {
-        self.puts.last().map_or(&self.deleted_key, |kv| &kv.key)
+        self.events.last().map_or(&[], |(_, event)| event.key())
+    }
+
+    /// The writes since the last deletion, oldest first; none when the key ends absent.
+    pub(crate) fn into_writes(self) -> impl DoubleEndedIterator<Item = RawKeyValue> {
+        self.events.into_iter().skip(self.life).filter_map(|(_, event)| match event {
+            Event::Put(kv) => Some(kv),
+            Event::Delete { .. } => None,
+        })
     }
 }
 
@@ -173,6 +181,8 @@ pub(crate) struct Known<'a, F> {
 /// An event in arrival order with its verdict from the order checks.
 struct Arrival {
     event: Event,
+    /// Its place in the batch.
+    at: u32,
     redelivered: bool,
 }
 
@@ -205,7 +215,7 @@ where
             let superseded = next.is_some_and(|next| next.event.mod_revision() == revision);
             history.step(this, superseded, &mut batch)?;
         }
-        if history.touched {
+        if !history.sum.events.is_empty() {
             batch.keys.push(history.sum);
         }
     }
@@ -243,7 +253,9 @@ fn order<F>(
                 batch.events += 1;
                 batch.revision = revision;
             }
-            arrivals.push(Arrival { event, redelivered });
+            // No response has as many events as that: each is a few bytes long at least.
+            let at = u32::try_from(arrivals.len()).unwrap_or(u32::MAX);
+            arrivals.push(Arrival { event, at, redelivered });
         }
         if !fragment {
             // Response borders are revision borders, so the next response starts above; what does
@@ -286,15 +298,13 @@ struct History {
     now: Option<Numbers>,
     /// The revision of the last event of this batch that touched the key.
     last: Option<Revision>,
-    touched: bool,
     continuity: Continuity,
 }
 
 impl History {
     fn new(asked: usize, now: Option<Numbers>, continuity: Continuity) -> Self {
-        let sum =
-            KeyHistory { asked, deleted_key: Vec::new(), deleted: false, puts: SmallVec::new() };
-        History { sum, now, last: None, touched: false, continuity }
+        let sum = KeyHistory { asked, events: SmallVec::new(), life: 0, deleted: false };
+        History { sum, now, last: None, continuity }
     }
 
     /// Judges and takes the next event of the key. `superseded`: another event of the key and the
@@ -305,7 +315,7 @@ impl History {
         superseded: bool,
         batch: &mut Batch,
     ) -> Result<(), ApplyError> {
-        let Arrival { event, redelivered } = arrival;
+        let Arrival { event, at, redelivered } = arrival;
         let mod_revision = event.mod_revision();
         let lenient = self.continuity == Continuity::Lenient;
         if redelivered && (lenient || superseded || self.has_effect_of(&event)) {
@@ -330,7 +340,7 @@ impl History {
                 return Ok(());
             }
         }
-        self.take(event);
+        self.take(at, event);
         Ok(())
     }
 
@@ -375,27 +385,25 @@ impl History {
         }
     }
 
-    fn take(&mut self, event: Event) {
-        self.touched = true;
+    fn take(&mut self, at: u32, event: Event) {
         self.last = Some(event.mod_revision());
-        match event {
+        match &event {
             Event::Put(kv) => {
-                let numbers = Numbers::from(&kv);
+                let numbers = Numbers::from(kv);
                 if self.now.is_some_and(|now| now.create_revision != numbers.create_revision) {
                     // Only the lenient mode gets here: the missing deletion is implied.
                     self.sum.deleted = true;
-                    self.sum.puts.clear();
+                    self.sum.life = self.sum.events.len();
                 }
                 self.now = Some(numbers);
-                self.sum.puts.push(kv);
             }
-            Event::Delete { key, .. } => {
-                self.sum.deleted_key = key;
+            Event::Delete { .. } => {
                 self.now = None;
                 self.sum.deleted = true;
-                self.sum.puts.clear();
+                self.sum.life = self.sum.events.len() + 1;
             }
         }
+        self.sum.events.push((at, event));
     }
 }
 

@@ -14,10 +14,11 @@ use crate::edits::Decoding;
 use crate::entry::Entry;
 use crate::error::StopReason;
 use crate::event::Revision;
+use crate::history;
 use crate::keyspace::KeySpace;
 use crate::mirror::{Mirror, OnHistoryChange, OnHold, Options};
 use crate::packed;
-use crate::range::{KeyRange, RangeError};
+use crate::range::{IntoKeyRange, KeyRange, RangeError};
 use crate::shared::{Changes, Shared};
 use crate::source::Source;
 use crate::view::View;
@@ -30,39 +31,6 @@ const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// A time that can be waited for: not zero, which would be a tight loop.
 fn bounded(time: Duration) -> Duration {
     time.clamp(Duration::from_millis(1), FOREVER)
-}
-
-/// What [`KeySpace::builder`] takes: a clean path, or a [`KeyRange`] of any bytes.
-pub trait IntoKeyRange {
-    /// The range that is meant.
-    ///
-    /// # Errors
-    /// [`RangeError::UncleanPath`] for a path that is not clean.
-    fn into_key_range(self) -> Result<KeyRange, RangeError>;
-}
-
-impl IntoKeyRange for KeyRange {
-    fn into_key_range(self) -> Result<KeyRange, RangeError> {
-        Ok(self)
-    }
-}
-
-impl IntoKeyRange for &str {
-    fn into_key_range(self) -> Result<KeyRange, RangeError> {
-        KeyRange::path(self)
-    }
-}
-
-impl IntoKeyRange for &String {
-    fn into_key_range(self) -> Result<KeyRange, RangeError> {
-        KeyRange::path(self)
-    }
-}
-
-impl IntoKeyRange for String {
-    fn into_key_range(self) -> Result<KeyRange, RangeError> {
-        KeyRange::path(&self)
-    }
 }
 
 impl<T: Send + Sync + 'static> KeySpace<T> {
@@ -114,7 +82,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         }
         view.entries = packed.finish();
         view.confirmed = view.revision;
-        shared.publish(view, Changes::AllAdded, DeltaOrigin::Load);
+        shared.publish(view, Changes::AllAdded, DeltaOrigin::Load, None);
         shared.end(StopReason::Shutdown);
         Ok(KeySpace::new(shared))
     }
@@ -132,7 +100,7 @@ impl<T: Send + Sync + 'static> NeedsDecoder<T> {
     /// [`json()`](crate::json), or a type of your own.
     pub fn decoder(self, decoder: impl Decoder<T>) -> Builder<T> {
         let decoding = Decoding { decoder: Arc::new(decoder), bad_values: BadValues::default() };
-        Builder { range: self.range, decoding, options: Options::default() }
+        Builder { range: self.range, decoding, history: None, options: Options::default() }
     }
 
     /// Decodes values as JSON; short for `decoder(json())`.
@@ -184,6 +152,7 @@ impl<T> fmt::Debug for NeedsDecoder<T> {
 pub struct Builder<T> {
     range: KeyRange,
     decoding: Decoding<T>,
+    history: Option<history::Bounds>,
     options: Options,
 }
 
@@ -327,6 +296,17 @@ impl<T: Send + Sync + 'static> Builder<T> {
         self
     }
 
+    /// Keeps the last `events` events, of up to `bytes` bytes of keys and values, from the start and
+    /// whether anybody follows or not: so far back [`events`](KeySpace::events) can start.
+    ///
+    /// Otherwise they are kept while somebody follows, up to 10,000 events and 16 MiB. Whole steps go,
+    /// the oldest first. While events are kept every value is decoded, also those that are overwritten
+    /// in the same batch.
+    pub fn event_history(mut self, events: usize, bytes: usize) -> Self {
+        self.history = Some(history::Bounds { events, bytes });
+        self
+    }
+
     /// Makes all random choices (first endpoint, jitter) repeatable, for tests.
     pub fn seed(mut self, seed: u64) -> Self {
         self.options.seed = Some(seed);
@@ -381,6 +361,9 @@ impl<T: Send + Sync + 'static> Builder<T> {
     #[must_use]
     pub fn writer(self) -> (KeySpace<T>, Writer<T>) {
         let shared = Shared::new(self.range);
+        if let Some(bounds) = self.history {
+            shared.history.keep(bounds);
+        }
         (KeySpace::new(Arc::clone(&shared)), Writer::new(shared, self.decoding))
     }
 }

@@ -1,6 +1,6 @@
 //! What one step changed: the net effect on each key, with the entries before and after.
 //!
-//! Owns [`Delta`] and [`Change`]. Pure data; must not know who made a step or who sees it.
+//! Owns [`Delta`] and [`Change`], and the same of a single event. Pure data; must not know who made a step or who sees it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -109,6 +109,29 @@ impl<T> fmt::Debug for Change<T> {
             Change::Removed(_) => "Removed",
         };
         write!(f, "{kind}({})", self.key().escape_ascii())
+    }
+}
+
+/// What one event changed, where events are told one by one.
+#[derive(Debug)]
+pub(crate) struct Effect<T> {
+    /// The event's place in its batch, by which they are in order once the batch is whole.
+    pub(crate) at: u32,
+    pub(crate) revision: Revision,
+    pub(crate) change: Change<T>,
+}
+
+/// What each event of a batch changed.
+#[derive(Debug)]
+pub(crate) struct Effects<T> {
+    pub(crate) effects: Vec<Effect<T>>,
+    /// Bytes of the keys and values in them, as etcd sent them.
+    pub(crate) bytes: usize,
+}
+
+impl<T> Default for Effects<T> {
+    fn default() -> Self {
+        Effects { effects: Vec::new(), bytes: 0 }
     }
 }
 

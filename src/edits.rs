@@ -1,6 +1,7 @@
 //! From judged events, or a complete read, to the next view and its exact difference.
 //!
-//! Owns what a view shows for each key, rejected values included (C10). Decodes, so it runs outside
+//! Owns what a view shows for each key, rejected values included (C10), and for each event where they
+//! are told one by one. Decodes, so it runs outside
 //! every lock; takes the time as an argument. Must not judge continuity, lock or publish.
 
 use std::sync::Arc;
@@ -8,11 +9,11 @@ use std::time::SystemTime;
 
 use smallvec::SmallVec;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, KeyHistory};
 use crate::decode::{BadValues, DecodeError, Decoder, Rejection, decode};
-use crate::delta::Change;
+use crate::delta::{Change, Effect, Effects};
 use crate::entry::{Entry, Numbers};
-use crate::event::{RawKeyValue, Revision};
+use crate::event::{Event, RawKeyValue, Revision};
 use crate::known::{Unordered, Walk};
 use crate::packed::{Builder, Edit, Place};
 use crate::view::View;
@@ -44,16 +45,16 @@ struct Outcome<T> {
 }
 
 impl<T: 'static> Decoding<T> {
-    /// Decides what a key shows after `puts`, the writes of one life of the key, oldest first.
+    /// Decides what a key shows after `writes`, those of one life of the key, oldest first.
     ///
     /// `old` is its entry before, if it may still be shown. Trying earlier writes makes the result
     /// the same however the writes were batched.
     fn decide(
         &self,
-        mut puts: SmallVec<[RawKeyValue; 1]>,
+        mut writes: impl DoubleEndedIterator<Item = RawKeyValue>,
         old: Option<&Arc<Entry<T>>>,
     ) -> Outcome<T> {
-        let Some(last) = puts.pop() else {
+        let Some(last) = writes.next_back() else {
             return Outcome { shown: Shown::Nothing, rejected: None };
         };
         let numbers = Numbers::from(&last);
@@ -61,21 +62,67 @@ impl<T: 'static> Decoding<T> {
             Ok(entry) => return Outcome { shown: Shown::Entry(entry), rejected: None },
             Err(error) => error,
         };
-        let shown = match self.bad_values {
-            BadValues::Drop => Shown::Nothing,
-            BadValues::KeepLast => {
-                match puts.into_iter().rev().find_map(|kv| self.entry(kv).ok()) {
-                    Some(entry) => Shown::Entry(entry),
-                    None if old
-                        .is_some_and(|old| old.create_revision() == numbers.create_revision) =>
-                    {
-                        Shown::Same
-                    }
-                    None => Shown::Nothing,
-                }
-            }
+        let earlier = match self.bad_values {
+            BadValues::Drop => None,
+            BadValues::KeepLast => writes.rev().find_map(|kv| self.entry(kv).ok()),
+        };
+        let shown = match earlier {
+            Some(entry) => Shown::Entry(entry),
+            None if self.keeps(old, numbers) => Shown::Same,
+            None => Shown::Nothing,
         };
         Outcome { shown, rejected: Some((numbers, error)) }
+    }
+
+    /// Decides the same event by event, and notes what each of them changed.
+    fn trace(
+        &self,
+        history: KeyHistory,
+        old: Option<&Arc<Entry<T>>>,
+        trace: &mut Effects<T>,
+    ) -> Outcome<T> {
+        let mut shown = old.cloned();
+        let mut rejected = None;
+        for (at, event) in history.events {
+            let (revision, bytes) = (event.mod_revision(), event.bytes());
+            rejected = None;
+            let next = match event {
+                Event::Delete { .. } => None,
+                Event::Put(kv) => {
+                    let numbers = Numbers::from(&kv);
+                    self.entry(kv).map_or_else(
+                        |error| {
+                            rejected = Some((numbers, error));
+                            shown.clone().filter(|shown| self.keeps(Some(shown), numbers))
+                        },
+                        Some,
+                    )
+                }
+            };
+            let changes = match Change::between(shown.as_ref(), next.as_ref()) {
+                // Its deletion was not delivered, which only the lenient mode tolerates.
+                Some(Change::Replaced { old, new }) => {
+                    [Some(Change::Removed(old)), Some(Change::Added(new))]
+                }
+                change => [change, None],
+            };
+            let changes = changes.into_iter().flatten();
+            trace.effects.extend(changes.map(|change| Effect { at, revision, change }));
+            trace.bytes += bytes;
+            shown = next;
+        }
+        let shown = match (shown, old) {
+            (None, _) => Shown::Nothing,
+            (Some(shown), Some(old)) if Arc::ptr_eq(&shown, old) => Shown::Same,
+            (Some(shown), _) => Shown::Entry(shown),
+        };
+        Outcome { shown, rejected }
+    }
+
+    /// Whether a key whose newest write, with these numbers, is bad goes on showing `old`.
+    fn keeps(&self, old: Option<&Arc<Entry<T>>>, numbers: Numbers) -> bool {
+        self.bad_values == BadValues::KeepLast
+            && old.is_some_and(|old| old.create_revision() == numbers.create_revision)
     }
 
     fn entry(&self, kv: RawKeyValue) -> Result<Arc<Entry<T>>, DecodeError> {
@@ -182,21 +229,32 @@ impl<T> Edits<T> {
 }
 
 /// The view after a judged batch. `places` are those of the keys the batch asked
-/// for, in `base`. Revisions are moved by the caller.
+/// for, in `base`. With a `trace`, what each event changes is noted too, which takes decoding every
+/// value. Revisions are moved by the caller.
 pub(crate) fn after_batch<T: 'static>(
     base: &View<T>,
     batch: Batch,
     places: &[Place],
     decoding: &Decoding<T>,
     now: SystemTime,
+    mut trace: Option<&mut Effects<T>>,
 ) -> Next<T> {
     let mut edits = Edits::new(base, now);
     for history in batch.keys {
         let place = places[history.asked];
         let key: SmallVec<[u8; 64]> = SmallVec::from_slice(history.key());
-        let old = if history.deleted { None } else { base.entries.at(&place) };
-        let outcome = decoding.decide(history.puts, old);
+        let old = base.entries.at(&place);
+        let outcome = match &mut trace {
+            Some(trace) => decoding.trace(history, old, trace),
+            None => {
+                let old = old.filter(|_| !history.deleted);
+                decoding.decide(history.into_writes(), old)
+            }
+        };
         edits.book(&key, place, outcome);
+    }
+    if let Some(trace) = trace {
+        trace.effects.sort_by_key(|effect| effect.at);
     }
     edits.finish()
 }
@@ -257,7 +315,7 @@ impl<T: 'static> Loading<T> {
         let base = &self.walk.base;
         let old = known.and_then(|known| known.entry).filter(|_| self.same_history);
         let old = old.and_then(|rank| base.entries.all().nth(rank));
-        let outcome = self.decoding.decide(SmallVec::from_iter([kv]), old);
+        let outcome = self.decoding.decide(std::iter::once(kv), old);
         match (&mut self.fresh, outcome) {
             (Some(builder), Outcome { shown: Shown::Entry(entry), rejected: None }) => {
                 // `page` has checked that keys ascend, so the builder takes it.

@@ -258,6 +258,27 @@ impl Ticket {
     pub(crate) fn woken(&self) -> u64 {
         self.signal.state.lock().woken
     }
+
+    /// What wakes the one who waits here without any change.
+    pub(crate) fn bell(&self) -> Bell {
+        Bell { signal: Arc::clone(&self.signal) }
+    }
+}
+
+/// Wakes whoever waits with one ticket.
+#[derive(Debug, Clone)]
+pub(crate) struct Bell {
+    signal: Arc<Signal>,
+}
+
+impl Bell {
+    pub(crate) fn ring(&self) {
+        // Not in one expression: the waker may take the lock.
+        let waker = self.signal.touch();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
 }
 
 #[cfg(test)]

@@ -120,6 +120,7 @@
 //! |---|---|
 //! | to keep something derived that is always of exactly the data shown | [`observe`](KeySpace::observe), [`derive`](KeySpace::derive): under the lock |
 //! | to apply net changes of a range somewhere else, whenever you get to it | [`changes`](KeySpace::changes) |
+//! | every event in order, none summed up | [`events`](KeySpace::events) |
 //! | callbacks for objects that enter, change in, and leave a filtered view | [`follow`](KeySpace::follow) |
 //! | the newest version of one key | [`watch_key`](KeySpace::watch_key) |
 //! | many ranges in one channel of yours | [`notify`](KeySpace::notify) |
@@ -128,7 +129,8 @@
 //! | to wait for one condition | [`wait_until`](KeySpace::wait_until) |
 //!
 //! A follower is woken when a key of its range changed. It delays nobody, has no queue that could
-//! overflow, and keeps alive what its range looked like when it was told last.
+//! overflow, and keeps alive what its range looked like when it was told last. One of every event reads
+//! a history with a [bound](Builder::event_history), and is told the whole range when it falls behind it.
 //!
 //! # Reconnects and reloads
 //!
@@ -179,6 +181,7 @@ mod error;
 mod event;
 mod follow;
 mod guard;
+mod history;
 mod hold;
 mod interest;
 mod key;
@@ -203,7 +206,7 @@ mod wait;
 mod writer;
 
 pub use batch::{ApplyError, Break, Continuity, Tolerated};
-pub use builder::{Builder, IntoKeyRange, NeedsDecoder};
+pub use builder::{Builder, NeedsDecoder};
 #[cfg(feature = "json")]
 pub use decode::json;
 pub use decode::{BadValues, BoxError, DecodeError, Decoder, bytes};
@@ -214,15 +217,16 @@ pub use error::StopReason;
 pub use etcd_client;
 pub use event::{Event, Header, RawKeyValue, Revision, WatchResponse};
 pub use follow::{
-    Changes, FollowError, FollowPhase, Follower, Notify, SimpleFollower, Token, TokenError, Update,
-    UpdateMeta, Validator, ValidatorError, WatchKey,
+    Changes, EventKind, Events, EventsError, EventsOptions, EventsStop, FollowError, FollowPhase,
+    Follower, KeyEvent, Notify, SimpleFollower, Start, SyncReason, SyncSet, Token, TokenError,
+    Update, UpdateMeta, Validator, ValidatorError, WatchKey,
 };
 pub use guard::ReadGuard;
 pub use hold::{Held, NotHeld};
 pub use keyspace::{KeySpace, Rejected, WeakKeySpace};
 pub use mirror::{Mirror, OnHistoryChange, OnHold};
 pub use observer::{Derived, DerivedError, Earlier, Observer, PoisonedObserver};
-pub use range::{KeyRange, RangeError};
+pub use range::{IntoKeyRange, KeyRange, RangeError};
 pub use snapshot::Snapshot;
 pub use source::etcd::{Etcd, EtcdOptions};
 pub use source::{ServerVersion, Source, SourceError, SourceErrorKind};

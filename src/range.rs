@@ -215,6 +215,39 @@ fn clean(path: &str) -> String {
     clean
 }
 
+/// What [`KeySpace::builder`](crate::KeySpace::builder) takes: a clean path, or a [`KeyRange`] of any bytes.
+pub trait IntoKeyRange {
+    /// The range that is meant.
+    ///
+    /// # Errors
+    /// [`RangeError::UncleanPath`] for a path that is not clean.
+    fn into_key_range(self) -> Result<KeyRange, RangeError>;
+}
+
+impl IntoKeyRange for KeyRange {
+    fn into_key_range(self) -> Result<KeyRange, RangeError> {
+        Ok(self)
+    }
+}
+
+impl IntoKeyRange for &str {
+    fn into_key_range(self) -> Result<KeyRange, RangeError> {
+        KeyRange::path(self)
+    }
+}
+
+impl IntoKeyRange for &String {
+    fn into_key_range(self) -> Result<KeyRange, RangeError> {
+        KeyRange::path(self)
+    }
+}
+
+impl IntoKeyRange for String {
+    fn into_key_range(self) -> Result<KeyRange, RangeError> {
+        KeyRange::path(&self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

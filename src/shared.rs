@@ -11,10 +11,11 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 
-use crate::delta::{Change, Delta, DeltaOrigin};
+use crate::delta::{Change, Delta, DeltaOrigin, Effects};
 use crate::error::StopReason;
 use crate::event::Revision;
 use crate::guard::{self, LockTimes, Locked, ReadGuard};
+use crate::history::{History, Place, Step};
 use crate::hold::HoldCell;
 use crate::interest::Interests;
 use crate::observer::{Observer, Observers, Purge, Slot};
@@ -31,6 +32,7 @@ pub(crate) struct Shared<T> {
     pub(crate) report: ReportCell,
     pub(crate) holds: HoldCell,
     pub(crate) interests: Interests,
+    pub(crate) history: History<T>,
     pub(crate) times: LockTimes,
     pub(crate) mirrored: Arc<KeyRange>,
     /// Turns true when the last handle is gone or somebody asked for the end.
@@ -78,6 +80,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
             report: ReportCell::new(),
             holds: HoldCell::default(),
             interests: Interests::default(),
+            history: History::default(),
             times: LockTimes::default(),
             mirrored,
             shutdown: watch::Sender::new(false),
@@ -131,18 +134,28 @@ impl<T: Send + Sync + 'static> Shared<T> {
     /// Shows `next` in one step: swap, observers, unlock, drop the old, wake (C3, C4, C5).
     ///
     /// Only the writer calls it, so the view that is replaced is the one `next` was built from.
+    /// `effects` are those of the events that lead to it, if each is to be kept.
     #[track_caller]
-    pub(crate) fn publish(&self, next: View<T>, changes: Changes<T>, origin: DeltaOrigin) {
+    pub(crate) fn publish(
+        &self,
+        mut next: View<T>,
+        changes: Changes<T>,
+        origin: DeltaOrigin,
+        effects: Option<Effects<T>>,
+    ) {
         // Before any lock: here even a read would wait for this thread itself.
         self.refuse("applying");
-        let (from, to, epoch) = (self.locked.read().view.revision, next.revision, next.epoch);
+        let before = self.locked.read().view.share();
+        next.step = before.step + 1;
         let first = !self.waits.published().loaded;
+        let (from, to, epoch) = (before.revision, next.revision, next.epoch);
         let (changed, mut delta) = match changes {
             Changes::Known(changes) => {
                 (!changes.is_empty(), Some(Delta { changes, origin, from, to, epoch }))
             }
             Changes::AllAdded => (!next.is_empty(), None),
         };
+        let kept = self.history.is_kept().then(|| next.share());
         let mut locked = self.write_to_apply();
         if delta.is_none() && !locked.observers.is_empty() {
             // The list may be long, so it is made outside the lock. Whoever registers meanwhile is
@@ -158,18 +171,21 @@ impl<T: Send + Sync + 'static> Shared<T> {
         if let Some(delta) = delta.as_ref().filter(|delta| !delta.is_empty()) {
             observers.run(self.id(), delta, view);
         }
-        let (revision, confirmed, epoch) = (view.revision, view.confirmed, view.epoch);
+        let (confirmed, step) = (view.confirmed, view.step);
         let held = guard::record(&self.times.longest_write_hold, start);
         self.times.last_write_hold.store(held, Ordering::Relaxed);
         RwLockWriteGuard::unlock_fair(locked);
         match &delta {
-            Some(delta) if !first && old.epoch == epoch => {
+            Some(delta) if !first && before.epoch == epoch => {
                 self.interests.wake(&delta.changes, Change::key);
             }
             _ => self.interests.wake_all(),
         }
-        drop((old, delta, removed));
-        self.waits.publish(revision, confirmed, epoch, first || changed);
+        let kept = kept
+            .and_then(|view| Step::leading_to(&view, Place::of(&before), origin, delta, effects));
+        self.history.push(step, kept);
+        drop((old, before, removed));
+        self.waits.publish(to, confirmed, epoch, first || changed);
     }
 
     /// Moves `confirmed` alone; the caller has proof (C2).
@@ -225,6 +241,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
         self.holds.withdraw();
         self.waits.end(reason);
         self.interests.wake_all();
+        self.history.interests.wake_all();
     }
 
     /// Panics where waiting would never end.

@@ -181,6 +181,8 @@ pub struct Stats {
     pub waits: usize,
     /// Ranges followed.
     pub followers: usize,
+    /// Events kept for followers of [every event](crate::KeySpace::events).
+    pub kept_events: usize,
     /// The longest time a read guard was held.
     pub longest_read_hold: Duration,
     /// The longest time the mirror waited for readers before it could show a batch.

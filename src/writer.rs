@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::batch::{ApplyError, Continuity, Known, Tolerated, judge};
-use crate::delta::DeltaOrigin;
+use crate::delta::{DeltaOrigin, Effects};
 use crate::edits::{Decoding, Loading, Next, after_batch};
 use crate::error::StopReason;
 use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
@@ -143,13 +143,15 @@ impl<T: Send + Sync + 'static> Writer<T> {
         let (revision, cluster_id) = (batch.revision, batch.cluster_id);
         let mut applied = Applied { events, duplicates, tolerated, ..Applied::default() };
         if events > 0 {
+            let mut effects = self.shared.history.is_kept().then(Effects::default);
+            let now = SystemTime::now();
             let mut next =
-                after_batch(&self.view, batch, &places, &self.decoding, SystemTime::now());
+                after_batch(&self.view, batch, &places, &self.decoding, now, effects.as_mut());
             next.view.revision = next.view.revision.max(revision);
             next.view.confirmed = next.view.confirmed.max(revision);
             next.view.cluster_id = next.view.cluster_id.or(cluster_id);
             applied.rejected = next.rejected;
-            applied.changes = self.publish(next, DeltaOrigin::Events);
+            applied.changes = self.publish(next, DeltaOrigin::Events, effects);
         }
         applied.revision = self.view.revision;
         applied.confirmed = self.view.confirmed;
@@ -225,7 +227,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
         next.view.cluster_id = Some(header.cluster_id);
         next.view.epoch += u64::from(!same_history || repaired);
         let rejected = next.rejected;
-        let changes = self.publish(next, DeltaOrigin::Load);
+        let changes = self.publish(next, DeltaOrigin::Load, None);
         Ok(Applied {
             changes,
             rejected,
@@ -255,11 +257,16 @@ impl<T: Send + Sync + 'static> Writer<T> {
 
     /// Shows the next view and gives how many entries changed.
     #[track_caller]
-    fn publish(&mut self, next: Next<T>, origin: DeltaOrigin) -> usize {
+    fn publish(
+        &mut self,
+        next: Next<T>,
+        origin: DeltaOrigin,
+        effects: Option<Effects<T>>,
+    ) -> usize {
         let changed = next.changes.as_ref().map_or(next.view.len(), Vec::len);
         let changes = next.changes.map_or(Changes::AllAdded, Changes::Known);
         let view = next.view.share();
-        self.shared.publish(next.view, changes, origin);
+        self.shared.publish(next.view, changes, origin, effects);
         self.view = view;
         changed
     }

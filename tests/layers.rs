@@ -29,12 +29,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("wait", &["error", "event"]),
     ("hold", &["event"]),
     ("interest", &["range"]),
+    ("history", &["delta", "event", "interest", "packed", "view"]),
     ("status", &["event", "hold", "observer"]),
     (
         "shared",
         &[
-            "delta", "error", "event", "guard", "hold", "interest", "observer", "range", "reentry",
-            "status", "view", "wait",
+            "delta", "error", "event", "guard", "history", "hold", "interest", "observer", "range",
+            "reentry", "status", "view", "wait",
         ],
     ),
     (
@@ -49,8 +50,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "follow",
         &[
-            "delta", "entry", "error", "event", "guard", "interest", "keyspace", "packed", "range",
-            "view", "wait",
+            "delta", "entry", "error", "event", "guard", "history", "interest", "keyspace",
+            "packed", "range", "snapshot", "view", "wait",
         ],
     ),
     // L3: the driver.
@@ -66,8 +67,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "builder",
         &[
-            "decode", "delta", "edits", "entry", "error", "event", "keyspace", "mirror", "packed",
-            "range", "shared", "source", "view", "wait", "writer",
+            "decode", "delta", "edits", "entry", "error", "event", "history", "keyspace", "mirror",
+            "packed", "range", "shared", "source", "view", "wait", "writer",
         ],
     ),
     ("testing", &["event", "range", "source"]),

@@ -65,9 +65,12 @@ fn strict(confirmed: Revision, keys: Keys<'_>, events: Vec<Event>) -> Result<Bat
 /// What a batch does to each key: "gone", or the values written since the last deletion, with a
 /// "new " in front when the key was deleted on the way.
 fn net(batch: &Batch) -> Vec<(String, String)> {
+    let value = |(_, event): &(u32, Event)| match event {
+        Event::Put(kv) => String::from_utf8_lossy(&kv.value).into_owned(),
+        Event::Delete { .. } => panic!("a deletion among the writes after it"),
+    };
     let describe = |history: &KeyHistory| {
-        let values: Vec<_> =
-            history.puts.iter().map(|kv| String::from_utf8_lossy(&kv.value)).collect();
+        let values: Vec<_> = history.events.iter().skip(history.life).map(value).collect();
         let key = String::from_utf8_lossy(history.key()).into_owned();
         let what = match (values.is_empty(), history.deleted) {
             (true, _) => "gone".to_owned(),

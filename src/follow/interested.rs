@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use crate::error::StopReason;
-use crate::interest::Ticket;
+use crate::interest::{Bell, Ticket};
 use crate::keyspace::KeySpace;
 use crate::range::KeyRange;
 
@@ -14,11 +14,25 @@ use crate::range::KeyRange;
 pub(super) struct Interested<T: Send + Sync + 'static> {
     pub(super) ks: KeySpace<T>,
     ticket: Ticket,
+    /// Among those who follow the history, or those who follow what is shown.
+    history: bool,
 }
 
 impl<T: Send + Sync + 'static> Interested<T> {
     pub(super) fn new(ks: &KeySpace<T>, range: KeyRange) -> Self {
-        Interested { ks: ks.clone(), ticket: ks.shared().interests.register(range) }
+        let ticket = ks.shared().interests.register(range);
+        Interested { ks: ks.clone(), ticket, history: false }
+    }
+
+    /// Registered for every event of the range, also for those that a step undid.
+    pub(super) fn in_history(ks: &KeySpace<T>, range: KeyRange) -> Self {
+        let ticket = ks.shared().history.interests.register(range);
+        Interested { ks: ks.clone(), ticket, history: true }
+    }
+
+    /// What wakes a waiting [`touched`](Interested::touched) without any change.
+    pub(super) fn bell(&self) -> Bell {
+        self.ticket.bell()
     }
 
     pub(super) fn range(&self) -> &KeyRange {
@@ -55,6 +69,8 @@ impl<T: Send + Sync + 'static> Interested<T> {
 
 impl<T: Send + Sync + 'static> Drop for Interested<T> {
     fn drop(&mut self) {
-        self.ks.shared().interests.remove(&self.ticket);
+        let shared = self.ks.shared();
+        let interests = if self.history { &shared.history.interests } else { &shared.interests };
+        interests.remove(&self.ticket);
     }
 }

@@ -54,6 +54,11 @@ impl Token {
         Token { cluster_id, revision, epoch: None }
     }
 
+    /// One that is of a key space of this process, in an epoch.
+    pub(super) fn in_epoch(cluster_id: u64, revision: Revision, epoch: (usize, u64)) -> Self {
+        Token { cluster_id, revision, epoch: Some(epoch) }
+    }
+
     /// The cluster it is of.
     #[must_use]
     pub fn cluster_id(&self) -> u64 {
@@ -118,11 +123,8 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     #[track_caller]
     pub fn token(&self) -> Token {
         let view = self.read();
-        Token {
-            cluster_id: view.cluster_id().unwrap_or_default(),
-            revision: view.confirmed(),
-            epoch: Some((self.shared().id(), view.epoch())),
-        }
+        let cluster_id = view.cluster_id().unwrap_or_default();
+        Token::in_epoch(cluster_id, view.confirmed(), (self.shared().id(), view.epoch()))
     }
 
     /// [`sync`](KeySpace::sync), then a guard whose view shows what it asked for: a linearizable read.

@@ -39,6 +39,8 @@ pub struct View<T> {
     pub(crate) confirmed: Revision,
     pub(crate) cluster_id: Option<u64>,
     pub(crate) epoch: u64,
+    /// How many views were shown before.
+    pub(crate) step: u64,
 }
 
 impl<T> View<T> {
@@ -53,6 +55,7 @@ impl<T> View<T> {
             confirmed: 0,
             cluster_id: None,
             epoch: 1,
+            step: 0,
         }
     }
 
@@ -67,6 +70,7 @@ impl<T> View<T> {
             confirmed: self.confirmed,
             cluster_id: self.cluster_id,
             epoch: self.epoch,
+            step: self.step,
         }
     }
 
