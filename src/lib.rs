@@ -164,6 +164,7 @@
 //! | feature | default | |
 //! |---|---|---|
 //! | `json` | yes | `json()`, a decoder for JSON values |
+//! | `journal` | | `journal`, durable events with watchers that resume, and the state for a warm restart |
 //! | `test-util` | | `testing`, an in-process etcd for tests of code that uses a key space |
 //! | `tls`, `tls-aws-lc`, `tls-native-roots`, `tls-webpki-roots` | | TLS of `etcd-client`, under its names |
 //!
@@ -184,6 +185,8 @@ mod guard;
 mod history;
 mod hold;
 mod interest;
+#[cfg(feature = "journal")]
+pub mod journal;
 mod key;
 mod keyspace;
 mod known;

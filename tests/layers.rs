@@ -72,6 +72,8 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("testing", &["event", "range", "source"]),
+    // Knows words only: nothing below knows of it, and it does not know the mirror.
+    ("journal", &["decode", "event"]),
 ];
 
 /// What the pure layer must not name.

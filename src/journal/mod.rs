@@ -1,0 +1,106 @@
+//! A durable journal of events in one file, with watchers that resume where they stood, and the
+//! state that a mirror needs to start warm.
+//!
+//! ```
+//! # use etcd_keyspace::journal::{Filter, Journal, JournalOptions, NewEvent, Operation, Position};
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("journal");
+//! let journal = Journal::open(&path, JournalOptions::new()).await?;
+//! let sequence = journal.store_event(NewEvent::new(Operation::Create, "job", "{}")).await?;
+//! let page = journal.events(Position::At(sequence), 10, &Filter::all()).await?;
+//! assert_eq!(page.events[0].object, b"{}");
+//! assert_eq!(page.next, Position::After(sequence));
+//! journal.close().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What holds
+//!
+//! The code and the tests quote these numbers.
+//!
+//! 1. **J1 One order.** Events have sequence numbers 1, 2, 3, ... in the order they were stored, without
+//!    a gap and never used twice, also across restarts and collections. What is collected is a prefix.
+//! 2. **J2 Acknowledged is kept.** What a call acknowledged, a later opening finds, as far as
+//!    [`Durability`] says; what a crash takes is a suffix of the acknowledged steps, never a part out of
+//!    the middle. A call that failed below the journal ([`StoreError::Storage`]) is stored whole or not
+//!    at all, and nobody sees it before the journal is open again.
+//! 3. **J3 Never trusted silently.** Every record has a checksum over itself and its key; the events'
+//!    numbers are checked against gaps; a state is checked against the number and the sum of its
+//!    records. What does not fit is [`StorageFault::Damaged`], and so is a panic of the storage engine.
+//! 4. **J4 One transaction.** Events, cursor and state of a [`MirrorBatch`] are stored together, and only
+//!    if the batch continues the stored cursor. A [`StateReader`] reads cursor and state of one moment.
+//! 5. **J5 No wake-up is lost.** A reader subscribes before it looks. The position moves past what the
+//!    filter left out, and is unmoved when nothing was looked at.
+//! 6. **J6 At least once, in order.** A watcher calls its handler for each event that its filter lets
+//!    through, in order, one at a time. Its checkpoint never runs ahead of what was handled, and after a
+//!    restart it goes on strictly after it.
+//! 7. **J7 Bounded.** The queue to the writer, the cache, a watcher's buffer and a collection have stated
+//!    bounds ([`JournalOptions`], [`WatcherOptions`], [`Retention`]).
+//! 8. **J8 Blocking stays away from async threads.** One thread of the journal's own writes; reads that
+//!    memory cannot answer go to tokio's threads for blocking work.
+//!
+//! # Cancelling
+//!
+//! Dropping the future of a call that stores, before it got its place in the queue, leaves nothing
+//! behind; afterwards the call is carried out and only its answer is lost. Dropping a read changes
+//! nothing.
+//!
+//! # Failures
+//!
+//! After a fault of the storage (a full disk, a failing one, damage) the journal is off: calls fail with
+//! the fault and [`status`](Journal::status) tells it. As [`OnFailure`] says, it opens the file again
+//! after growing delays, and goes on if everything that was durable is there; or it stays off.
+//!
+//! # The file, format version 1
+//!
+//! A file of [redb](https://docs.rs/redb) 4 (file format 3 of that engine) with these tables; integers are
+//! little-endian, strings UTF-8, times nanoseconds since 1970 as `i64`:
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `meta` | `"format"` | `etcd-keyspace journal\n`, then the version as `u32` |
+//! | `meta` | `"log"` | sealed: next sequence number `u64`, bytes of all event records `u64` |
+//! | `events` | sequence `u64` | sealed: operation `u8` (1 create, 2 update, 3 delete), flags `u8` (1 synthesized, 2 with key, 4 with revision), time, [revision `i64`], type, [key], then the object to the end |
+//! | `checkpoints` | watcher `str` | sealed: sequence `u64`, time |
+//! | `mirrors` | mirror `str` | sealed: cluster id `u64`, epoch `u64`, revision `i64`, time, number of keys `u64`, sum of the seals of its state `u64` |
+//! | `state:` and the mirror | key | sealed: create revision, mod revision, version, lease (`i64` each), then the value to the end |
+//!
+//! A sealed value begins with the XXH3-64 of the rest, seeded with the key: the number itself for
+//! events, else the XXH3-64 of the key's bytes. Type and key have their length in front as `u32`.
+//!
+//! **The rule for changing it.** Whatever makes an older version misread a file, or a file of an older
+//! version unreadable, gets the next version number. A version reads the formats it names and refuses
+//! others with [`OpenError::OtherFormat`], never guessing; the record under `"format"` keeps its place
+//! and form for ever. A file of each version is kept under `tests/journal/` and opened by a test.
+
+mod backend;
+mod error;
+mod event;
+mod filter;
+mod format;
+mod gc;
+mod handle;
+mod options;
+mod position;
+mod queue;
+mod read;
+mod state;
+mod store;
+mod writer;
+
+pub use backend::MemoryStorage;
+pub use error::{CheckpointError, HandlingError, OpenError, ReadError, StorageFault, StoreError};
+pub use event::{NewEvent, Operation, StoredEvent};
+pub use filter::Filter;
+pub use format::Checkpoint;
+pub use gc::Collected;
+pub use handle::{Journal, JournalStatus, Pending, TryAppendError};
+pub use options::{Durability, JournalOptions, OnFailure, OptionsError, Retention, Verify};
+pub use position::{Beyond, Position};
+pub use read::{Page, ReadOptions};
+/// The storage engine's trait for what a journal is stored in; see [`Journal::open_in`].
+pub use redb::StorageBackend;
+pub use state::{Cursor, MirrorBatch, StateChange, StateReader, StoredMirror};

@@ -1,0 +1,237 @@
+//! What a mirror keeps in the journal besides events: its cursor and the last record of each key.
+//!
+//! Owns the words of it ([`MirrorBatch`], [`Cursor`], [`StateChange`]) and the paged reader. Must not
+//! write: batches go through the one writer, so that events, cursor and state are of one
+//! transaction (J4).
+
+use std::ops::Bound;
+use std::time::{Duration, SystemTime};
+
+use redb::{ReadTransaction, ReadableTableMetadata, TableDefinition};
+
+use super::error::{ReadError, StorageFault};
+use super::event::NewEvent;
+use super::format;
+use crate::event::{RawKeyValue, Revision};
+
+/// How far a mirror has come, and in which history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Cursor {
+    /// The cluster that the data is of.
+    pub cluster_id: u64,
+    /// The mirror's own mark of the history: revisions compare only within one.
+    pub epoch: u64,
+    /// The revision through which events and state are complete.
+    pub revision: Revision,
+}
+
+/// One change of the stored state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StateChange {
+    /// The record of a key is this now.
+    Put(RawKeyValue),
+    /// The key is gone.
+    Delete(Vec<u8>),
+}
+
+impl StateChange {
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            StateChange::Put(kv) => kv.key.len() + kv.value.len(),
+            StateChange::Delete(key) => key.len(),
+        }
+    }
+}
+
+/// What a mirror stores in one step: visible and durable whole or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MirrorBatch {
+    /// The mirror's name; 1 to 255 bytes.
+    pub mirror: String,
+    /// The cursor this continues; `None` when nothing may be stored yet. Checked in the same
+    /// transaction, so a batch whose outcome was unknown cannot be stored twice.
+    pub after: Option<Cursor>,
+    /// The cursor once this is stored.
+    pub cursor: Cursor,
+    /// Events, in order.
+    pub events: Vec<NewEvent>,
+    /// Changes of the state, applied in order.
+    pub changes: Vec<StateChange>,
+    /// Forget the state that is stored before `changes` are applied: a complete set follows.
+    pub replace: bool,
+}
+
+impl MirrorBatch {
+    /// A batch that continues `after` and ends at `cursor`.
+    pub fn new(mirror: impl Into<String>, after: Option<Cursor>, cursor: Cursor) -> Self {
+        MirrorBatch {
+            mirror: mirror.into(),
+            after,
+            cursor,
+            events: Vec::new(),
+            changes: Vec::new(),
+            replace: false,
+        }
+    }
+
+    /// Bytes of keys, values and objects; what the queue is bounded by.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.events.iter().map(NewEvent::bytes).sum::<usize>()
+            + self.changes.iter().map(StateChange::bytes).sum::<usize>()
+    }
+}
+
+/// What is stored of a mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoredMirror {
+    /// How far it had come.
+    pub cursor: Cursor,
+    /// When that was stored.
+    pub stored_at: SystemTime,
+    /// The number of keys of its state.
+    pub keys: u64,
+}
+
+impl StoredMirror {
+    /// How long ago it was stored, by this machine's clock; zero when that went back.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.stored_at.elapsed().unwrap_or_default()
+    }
+}
+
+/// Reads the state of a mirror page by page, ascending by key, all of one transaction.
+///
+/// Whatever is stored meanwhile does not show. The pages together are checked against the number
+/// and the digest of the records that were stored: a state with a record missing, added or altered
+/// ends with [`StorageFault::Damaged`], never with a page that looks complete.
+///
+/// The methods block on the disk. On an async thread use
+/// [`next_page`](StateReader::next_page).
+pub struct StateReader {
+    transaction: ReadTransaction,
+    mirror: String,
+    stored: StoredMirror,
+    digest: u64,
+    /// The key read last.
+    after: Option<Vec<u8>>,
+    read: u64,
+    read_digest: u64,
+    done: bool,
+}
+
+impl StateReader {
+    /// Begins to read; `None` when nothing is stored of the mirror.
+    pub(super) fn begin(
+        transaction: ReadTransaction,
+        mirror: &str,
+    ) -> Result<Option<Self>, StorageFault> {
+        let Some(record) = format::mirror_in(&transaction, mirror)? else { return Ok(None) };
+        let reader = StateReader {
+            transaction,
+            mirror: mirror.to_owned(),
+            stored: record.stored,
+            digest: record.digest,
+            after: None,
+            read: 0,
+            read_digest: 0,
+            done: false,
+        };
+        Ok(Some(reader))
+    }
+
+    /// The cursor and the size of what is read.
+    #[must_use]
+    pub fn stored(&self) -> StoredMirror {
+        self.stored
+    }
+
+    /// The next records, at most `limit` of them and at least one; empty at the end.
+    ///
+    /// # Errors
+    /// [`ReadError::Storage`]; after damage every later call gives it again.
+    pub fn page(&mut self, limit: usize) -> Result<Vec<RawKeyValue>, ReadError> {
+        if self.done {
+            return Ok(Vec::new());
+        }
+        let page = self.read_page(limit.max(1))?;
+        if page.is_empty() {
+            self.check_complete()?;
+            self.done = true;
+        }
+        Ok(page)
+    }
+
+    /// As [`page`](StateReader::page), on a thread that may block. Dropping the future loses the
+    /// reader; begin anew then.
+    ///
+    /// # Errors
+    /// As [`page`](StateReader::page).
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn next_page(
+        self,
+        limit: usize,
+    ) -> Result<(StateReader, Vec<RawKeyValue>), ReadError> {
+        super::read::blocking(move || {
+            let mut reader = self;
+            let page = reader.page(limit)?;
+            Ok((reader, page))
+        })
+        .await
+    }
+
+    fn read_page(&mut self, limit: usize) -> Result<Vec<RawKeyValue>, ReadError> {
+        let name = format::state_table(&self.mirror);
+        let definition: TableDefinition<&[u8], &[u8]> = TableDefinition::new(&name);
+        let table = match self.transaction.open_table(definition) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) if self.stored.keys == 0 => {
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(StorageFault::from(error).into()),
+        };
+        let stored = table.len().map_err(StorageFault::from)?;
+        if stored != self.stored.keys {
+            let what = format!("{} keys of state, {} expected", stored, self.stored.keys);
+            return Err(StorageFault::damaged(what).into());
+        }
+        let left = self.stored.keys.saturating_sub(self.read);
+        let mut page = Vec::with_capacity(limit.min(usize::try_from(left).unwrap_or(limit)));
+        let from = self.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let range = table.range::<&[u8]>((from, Bound::Unbounded)).map_err(StorageFault::from)?;
+        for item in range.take(limit) {
+            let (key, record) = item.map_err(StorageFault::from)?;
+            let (kv, seal) = format::read_state(key.value(), record.value())?;
+            self.read_digest = self.read_digest.wrapping_add(seal);
+            page.push(kv);
+        }
+        self.read += page.len() as u64;
+        if let Some(last) = page.last() {
+            self.after = Some(last.key.clone());
+        }
+        Ok(page)
+    }
+
+    fn check_complete(&self) -> Result<(), StorageFault> {
+        if self.read != self.stored.keys || self.read_digest != self.digest {
+            let what = format!("the state of {:?} is not what was stored", self.mirror);
+            return Err(StorageFault::damaged(what));
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for StateReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StateReader")
+            .field("mirror", &self.mirror)
+            .field("stored", &self.stored)
+            .field("read", &self.read)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,297 @@
+//! The journal in the storage engine: opening it, and what one transaction does.
+//!
+//! Owns every write to the tables. Blocks on the disk, so only the writer's thread calls it. Must not
+//! queue, retry or wake anybody.
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
+
+use super::backend::{Backend, Opener};
+use super::error::{OpenError, StorageFault, StoreError};
+use super::event::{NewEvent, StoredEvent};
+use super::format::{self, Checkpoint, Log, MirrorRecord};
+use super::options::{JournalOptions, Verify};
+use super::position::Extent;
+use super::state::{MirrorBatch, StateChange, StoredMirror};
+
+/// Runs what may panic on a damaged file: the engine's checks are assertions in places.
+pub(super) fn contained<R>(run: impl FnOnce() -> R) -> Result<R, StorageFault> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
+        let message = crate::decode::panic_message(&*payload);
+        StorageFault::damaged(format!("the storage engine panicked: {message}"))
+    })
+}
+
+/// Opens the storage, as a new journal when it is empty.
+pub(super) fn open(
+    opener: &Opener,
+    first: bool,
+    options: &JournalOptions,
+) -> Result<(Database, Log), OpenError> {
+    contained(|| {
+        let backend = Backend::new(opener(first).map_err(StorageFault::of_io)?);
+        let database = Database::builder()
+            .set_cache_size(options.page_cache)
+            .set_check_integrity_on_open(options.verify == Verify::Everything)
+            .create_with_backend(backend)
+            .map_err(of_foreign)?;
+        let log = read_or_begin(&database)?;
+        Ok((database, log))
+    })?
+}
+
+/// The engine says that a file is not its own by an error of the system.
+fn of_foreign(error: redb::DatabaseError) -> OpenError {
+    match &error {
+        redb::DatabaseError::Storage(redb::StorageError::Io(io))
+            if io.kind() == std::io::ErrorKind::InvalidData =>
+        {
+            OpenError::NotAJournal
+        }
+        _ => error.into(),
+    }
+}
+
+fn read_or_begin(database: &Database) -> Result<Log, OpenError> {
+    let read = database.begin_read().map_err(StorageFault::from)?;
+    if read.list_tables().map_err(StorageFault::from)?.next().is_none() {
+        drop(read);
+        begin(database)?;
+        return Ok(Log::EMPTY);
+    }
+    let meta = match read.open_table(format::META) {
+        Ok(meta) => meta,
+        Err(redb::TableError::Storage(error)) => return Err(StorageFault::from(error).into()),
+        Err(_) => return Err(OpenError::NotAJournal),
+    };
+    let record = |name: &str| {
+        let record = ReadableTable::get(&meta, name).map_err(StorageFault::from)?;
+        Ok::<_, StorageFault>(record.map(|record| record.value().to_vec()))
+    };
+    let found = record(format::META_FORMAT)?.and_then(|record| format::read_format(&record));
+    match found {
+        None => return Err(OpenError::NotAJournal),
+        Some(format::VERSION) => {}
+        Some(found) => return Err(OpenError::OtherFormat { found, known: format::VERSION }),
+    }
+    let log = record(format::META_LOG)?.ok_or_else(|| StorageFault::damaged("no counters"))?;
+    let log = format::read_log(&log)?;
+    let events = read.open_table(format::EVENTS).map_err(StorageFault::from)?;
+    check_gapless(&events, log)?;
+    for definition in [format::CHECKPOINTS, format::MIRRORS] {
+        read.open_table(definition).map_err(StorageFault::from)?;
+    }
+    Ok(log)
+}
+
+/// The first event, the last, their number and the next number fit together (J1).
+fn check_gapless(
+    events: &impl ReadableTable<u64, &'static [u8]>,
+    log: Log,
+) -> Result<(), StorageFault> {
+    let extent = extent(events, log)?;
+    let last = events.last()?.map_or(log.next - 1, |(sequence, _)| sequence.value());
+    if last != log.next - 1 || events.len()? != log.next - extent.oldest {
+        return Err(StorageFault::damaged("the events have a gap"));
+    }
+    Ok(())
+}
+
+pub(super) fn extent(
+    events: &impl ReadableTable<u64, &'static [u8]>,
+    log: Log,
+) -> Result<Extent, StorageFault> {
+    let oldest = events.first()?.map_or(log.next, |(sequence, _)| sequence.value());
+    if oldest > log.next {
+        return Err(StorageFault::damaged("the oldest event lies beyond the end"));
+    }
+    Ok(Extent { oldest, next: log.next })
+}
+
+fn begin(database: &Database) -> Result<(), StorageFault> {
+    let transaction = database.begin_write()?;
+    {
+        let mut tables = Tables::open(&transaction, Log::EMPTY)?;
+        tables.meta.insert(format::META_FORMAT, format::write_format().as_slice())?;
+        tables.finish()?;
+    }
+    Ok(transaction.commit()?)
+}
+
+/// The tables of one write transaction, and the counters as they will be after it.
+pub(super) struct Tables<'t> {
+    transaction: &'t WriteTransaction,
+    meta: Table<'t, &'static str, &'static [u8]>,
+    pub(super) events: Table<'t, u64, &'static [u8]>,
+    checkpoints: Table<'t, &'static str, &'static [u8]>,
+    mirrors: Table<'t, &'static str, &'static [u8]>,
+    pub(super) log: Log,
+    /// The events of this transaction.
+    pub(super) fresh: Vec<Arc<StoredEvent>>,
+}
+
+impl<'t> Tables<'t> {
+    pub(super) fn open(transaction: &'t WriteTransaction, log: Log) -> Result<Self, StorageFault> {
+        Ok(Tables {
+            transaction,
+            meta: transaction.open_table(format::META)?,
+            events: transaction.open_table(format::EVENTS)?,
+            checkpoints: transaction.open_table(format::CHECKPOINTS)?,
+            mirrors: transaction.open_table(format::MIRRORS)?,
+            log,
+            fresh: Vec::new(),
+        })
+    }
+
+    /// Writes the counters; call it last.
+    pub(super) fn finish(mut self) -> Result<(Log, Vec<Arc<StoredEvent>>), StorageFault> {
+        self.meta.insert(format::META_LOG, format::write_log(self.log).as_slice())?;
+        Ok((self.log, self.fresh))
+    }
+
+    /// Stores events that were [checked](check_event), and gives their numbers.
+    pub(super) fn store(
+        &mut self,
+        events: Vec<NewEvent>,
+        now: SystemTime,
+    ) -> Result<Range<u64>, StorageFault> {
+        let first = self.log.next;
+        for event in events {
+            let sequence = self.log.next;
+            let record = format::write_event(sequence, &event, now);
+            self.events.insert(sequence, record.as_slice())?;
+            self.log.next += 1;
+            self.log.bytes += record.len() as u64;
+            let time = format::rounded(event.time.unwrap_or(now));
+            let mut stored = event.stored(sequence, time);
+            stored.time = time;
+            self.fresh.push(Arc::new(stored));
+        }
+        Ok(first..self.log.next)
+    }
+
+    /// Stores a batch of a mirror if it continues what is stored.
+    pub(super) fn append(
+        &mut self,
+        batch: MirrorBatch,
+        now: SystemTime,
+    ) -> Result<Result<Range<u64>, StoreError>, StorageFault> {
+        let name = batch.mirror.as_str();
+        let stored = self.mirror(name)?;
+        let cursor = stored.map(|record| record.stored.cursor);
+        if cursor != batch.after {
+            let (mirror, expected) = (batch.mirror, batch.after);
+            return Ok(Err(StoreError::CursorMismatch { mirror, expected, stored: cursor }));
+        }
+        let (mut keys, mut digest) = stored.map_or((0, 0), |it| (it.stored.keys, it.digest));
+        let table = format::state_table(name);
+        let definition: TableDefinition<&[u8], &[u8]> = TableDefinition::new(&table);
+        if batch.replace {
+            self.transaction.delete_table(definition)?;
+            (keys, digest) = (0, 0);
+        }
+        let mut state = self.transaction.open_table(definition)?;
+        for change in &batch.changes {
+            let old = match change {
+                StateChange::Put(kv) => {
+                    let (record, seal) = format::write_state(kv);
+                    digest = digest.wrapping_add(seal);
+                    keys += 1;
+                    state.insert(kv.key.as_slice(), record.as_slice())?
+                }
+                StateChange::Delete(key) => state.remove(key.as_slice())?,
+            };
+            if let Some(old) = old {
+                digest = digest.wrapping_sub(format::seal_of(old.value()));
+                keys = keys.checked_sub(1).ok_or_else(|| StorageFault::damaged("keys of state"))?;
+            }
+        }
+        drop(state);
+        let stored = StoredMirror { cursor: batch.cursor, stored_at: now, keys };
+        let record = format::write_mirror(name, MirrorRecord { stored, digest });
+        self.mirrors.insert(name, record.as_slice())?;
+        self.store(batch.events, now).map(Ok)
+    }
+
+    fn mirror(&self, name: &str) -> Result<Option<MirrorRecord>, StorageFault> {
+        let record = self.mirrors.get(name)?;
+        record.map(|record| format::read_mirror(name, record.value())).transpose()
+    }
+
+    /// Forgets a mirror's cursor and state; its events stay.
+    pub(super) fn forget_mirror(&mut self, name: &str) -> Result<(), StorageFault> {
+        self.mirrors.remove(name)?;
+        let table = format::state_table(name);
+        let definition: TableDefinition<&[u8], &[u8]> = TableDefinition::new(&table);
+        self.transaction.delete_table(definition)?;
+        Ok(())
+    }
+
+    /// Moves a checkpoint; back only if told. Gives the stored one.
+    pub(super) fn checkpoint(
+        &mut self,
+        id: &str,
+        sequence: u64,
+        back: bool,
+        now: SystemTime,
+    ) -> Result<u64, StorageFault> {
+        let stored = match self.checkpoints.get(id)? {
+            Some(record) => Some(format::read_checkpoint(id, record.value())?.sequence),
+            None => None,
+        };
+        if let Some(stored) = stored.filter(|stored| *stored >= sequence && !back) {
+            return Ok(stored);
+        }
+        let record = format::write_checkpoint(id, Checkpoint { sequence, time: now });
+        self.checkpoints.insert(id, record.as_slice())?;
+        Ok(sequence)
+    }
+
+    pub(super) fn forget_checkpoint(&mut self, id: &str) -> Result<(), StorageFault> {
+        self.checkpoints.remove(id)?;
+        Ok(())
+    }
+
+    /// The first event that some checkpoint has not passed.
+    pub(super) fn unpassed(&self) -> Result<u64, StorageFault> {
+        let mut lowest = u64::MAX;
+        for item in self.checkpoints.iter()? {
+            let (id, record) = item?;
+            let checkpoint = format::read_checkpoint(id.value(), record.value())?;
+            lowest = lowest.min(checkpoint.sequence.saturating_add(1));
+        }
+        Ok(lowest)
+    }
+}
+
+/// A name of a type, watcher or mirror.
+pub(super) fn check_name(what: &'static str, name: &str) -> Result<(), StoreError> {
+    check_size(what, name.len(), 1, format::NAME_MAX)
+}
+
+fn check_size(what: &'static str, len: usize, min: usize, max: usize) -> Result<(), StoreError> {
+    if len < min || len > max { Err(StoreError::Size { what, len, min, max }) } else { Ok(()) }
+}
+
+pub(super) fn check_event(event: &NewEvent) -> Result<(), StoreError> {
+    check_name("an object's type", &event.object_type)?;
+    check_size("an object", event.object.len(), 0, format::PART_MAX)?;
+    check_size("a key", event.key.as_ref().map_or(0, Vec::len), 0, format::PART_MAX)
+}
+
+pub(super) fn check_batch(batch: &MirrorBatch) -> Result<(), StoreError> {
+    check_name("a mirror's name", &batch.mirror)?;
+    batch.events.iter().try_for_each(check_event)?;
+    batch.changes.iter().try_for_each(|change| {
+        let (key, value) = match change {
+            StateChange::Put(kv) => (&kv.key, kv.value.len()),
+            StateChange::Delete(key) => (key, 0),
+        };
+        check_size("a key", key.len(), 0, format::PART_MAX)?;
+        check_size("a value", value, 0, format::PART_MAX)
+    })
+}
