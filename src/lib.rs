@@ -174,6 +174,7 @@
 
 mod batch;
 mod builder;
+mod cut;
 mod decode;
 mod delta;
 mod edits;

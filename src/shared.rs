@@ -11,6 +11,7 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 
+use crate::cut::CutCell;
 use crate::delta::{Change, Delta, DeltaOrigin, Effects};
 use crate::error::StopReason;
 use crate::event::Revision;
@@ -31,6 +32,7 @@ pub(crate) struct Shared<T> {
     pub(crate) waits: Waits,
     pub(crate) report: ReportCell,
     pub(crate) holds: HoldCell,
+    pub(crate) cuts: CutCell<T>,
     pub(crate) interests: Interests,
     pub(crate) history: History<T>,
     pub(crate) times: LockTimes,
@@ -79,6 +81,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
             waits: Waits::new(),
             report: ReportCell::new(),
             holds: HoldCell::default(),
+            cuts: CutCell::new(),
             interests: Interests::default(),
             history: History::default(),
             times: LockTimes::default(),
@@ -240,6 +243,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
     pub(crate) fn end(&self, reason: StopReason) {
         self.holds.withdraw();
         self.waits.end(reason);
+        self.cuts.end();
         self.interests.wake_all();
         self.history.interests.wake_all();
     }

@@ -4,11 +4,12 @@
 //! nothing generic in the value type: so one logic runs by hand, under simulation and for real.
 //! The phases are told in `connect` (reach an endpoint, prove it serves the same history), `load`
 //! (read everything), `held` (wait for a decision), `live` (follow the watch; `freshness` says what is
-//! asked of it meanwhile) and `audit`; `failure` and `reload` are the ways back. Must not execute
+//! asked of it meanwhile), `audit` and `cut`; `failure` and `reload` are the ways back. Must not execute
 //! anything.
 
 mod audit;
 mod connect;
+mod cut;
 mod failure;
 mod freshness;
 mod held;
@@ -23,9 +24,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::batch::ApplyError;
+use crate::cut::Wish;
 use crate::entry::Numbers;
 use crate::error::StopReason;
-use crate::event::Revision;
+use crate::event::{Revision, WatchResponse};
 use crate::mirror::backoff::Backoff;
 use crate::mirror::options::{OnHistoryChange, OnHold, Options};
 use crate::mirror::pager::Pager;
@@ -140,6 +142,9 @@ pub(crate) struct Machine {
     /// Since when reloads have been held, one after the other.
     held_since: Option<Instant>,
     audit: audit::Audit,
+    /// What somebody wants for a cut, told before every input.
+    pub(crate) wish: Option<Wish>,
+    cutting: cut::Cutting,
     /// The cursor of a watch whose response was too large.
     too_large_at: Option<Revision>,
     load_deadline: Option<Instant>,
@@ -192,6 +197,8 @@ impl Machine {
             hold: None,
             held_since: None,
             audit: audit::Audit::default(),
+            wish: None,
+            cutting: cut::Cutting::default(),
             too_large_at: None,
             load_deadline: None,
             load_asked: None,
@@ -214,7 +221,7 @@ impl Machine {
         if self.phase == Phase::Stopped {
             return;
         }
-        self.demand = demand;
+        self.demand = self.with_wish(demand);
         match input {
             Input::Start => {
                 self.load_deadline = self.options.load_timeout.map(|limit| now + limit);
@@ -261,7 +268,7 @@ impl Machine {
                 self.revision_read(now, cursor, asked, ticket, result);
             }
             Purpose::Gapless { since, cursor } => self.gapless_read(now, since, cursor, result),
-            Purpose::Barrier { cursor, asked } => self.barrier(now, cursor, asked, result),
+            Purpose::Barrier { cursor, asked, at } => self.barrier(now, cursor, asked, at, result),
         }
     }
 
@@ -271,7 +278,8 @@ impl Machine {
             let cause = self.report.last_error.clone();
             return self.stop(StopReason::LoadTimeout { cause });
         }
-        if self.queue.due().is_some_and(|due| due.is_past(now)) {
+        self.check_cut(now);
+        if self.queue.due().is_some_and(|due| due.is_past(now)) && !self.holds_back() {
             self.flush(Some(now));
         }
         match self.phase {
@@ -293,7 +301,7 @@ impl Machine {
 
     /// When something is due next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let queue = self.queue.due().and_then(|due| match due {
+        let queue = self.queue.due().filter(|_| !self.holds_back()).and_then(|due| match due {
             Due::At(at) => Some(at),
             // Taken at the end of the input that made it due.
             Due::Now => None,
@@ -306,7 +314,7 @@ impl Machine {
             Phase::Held => self.held_deadline(),
             _ => None,
         };
-        [queue, load, phase].into_iter().flatten().min()
+        [queue, load, phase, self.cut_deadline()].into_iter().flatten().min()
     }
 
     fn act(&mut self, action: Action) {
@@ -319,6 +327,11 @@ impl Machine {
             return;
         }
         let batch = self.queue.take(now);
+        self.apply(batch);
+    }
+
+    /// Asks for whole responses to be applied.
+    fn apply(&mut self, batch: Vec<WatchResponse>) {
         // Responses may be delivered again in any order; of equal revisions the last one counts.
         let events = batch.iter().flat_map(|response| &response.events);
         let newest = events.max_by_key(|event| event.mod_revision()).map(Probe::of_event);

@@ -219,6 +219,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
 
     fn decide(&mut self, input: Input) {
         let demand = self.sink.writer.shared().waits.demand();
+        self.machine.wish = self.sink.writer.shared().cuts.wish();
         self.machine.handle(Instant::now(), demand, input);
     }
 

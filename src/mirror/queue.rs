@@ -59,13 +59,10 @@ impl Queue {
             return;
         }
         self.partial_bytes = 0;
-        for response in &self.fragments {
-            self.events += response.events.len();
-            self.bytes += response.bytes();
-            let last = response.events.last().map_or(0, Event::mod_revision);
-            self.last_revision = self.last_revision.max(last);
-        }
-        self.complete.append(&mut self.fragments);
+        let mut whole = std::mem::take(&mut self.fragments);
+        whole.iter().for_each(|response| self.count(response));
+        self.complete.append(&mut whole);
+        self.fragments = whole;
     }
 
     /// Forgets a response that will never be whole: its stream is gone and resends it.
@@ -99,13 +96,17 @@ impl Queue {
         !self.complete.is_empty() && self.last_revision >= revision
     }
 
+    /// Whether as much is queued as may be.
+    pub(crate) fn is_full(&self) -> bool {
+        self.events >= self.bounds.events || self.bytes >= self.bounds.bytes
+    }
+
     /// When the queue is due; at or before now means at once.
     pub(crate) fn due(&self) -> Option<Due> {
         if self.complete.is_empty() {
             return None;
         }
-        let full = self.events >= self.bounds.events || self.bytes >= self.bounds.bytes;
-        match self.last_taken.filter(|_| !full && !self.delay.is_zero()) {
+        match self.last_taken.filter(|_| !self.is_full() && !self.delay.is_zero()) {
             Some(last) => Some(Due::At(last + self.delay)),
             None => Some(Due::Now),
         }
@@ -118,6 +119,49 @@ impl Queue {
         self.last_revision = 0;
         self.last_taken = now.or(self.last_taken);
         std::mem::take(&mut self.complete)
+    }
+
+    /// Takes the part of the whole responses that is at or below `revision`, as one batch; the rest
+    /// stays. No revision is split, since all its events stand in one response, in order.
+    pub(crate) fn take_through(&mut self, revision: Revision, now: Instant) -> Vec<WatchResponse> {
+        let mut taken: Vec<WatchResponse> = Vec::new();
+        let mut rest = Vec::new();
+        // Inside a response whose rest stays: so do its further fragments.
+        let mut cut = false;
+        for mut response in self.take(None) {
+            let ends = !response.fragment;
+            let first = response.events.iter().position(|e| e.mod_revision() > revision);
+            match first.or(cut.then_some(0)) {
+                None => taken.push(response),
+                Some(at) => {
+                    let at = if cut { 0 } else { at };
+                    let mut events = std::mem::take(&mut response.events);
+                    let beyond = events.split_off(at);
+                    if at > 0 {
+                        taken.push(WatchResponse { events, fragment: false, ..response.clone() });
+                    } else if let Some(previous) = taken.last_mut() {
+                        // Its rest is not part of the batch.
+                        previous.fragment = false;
+                    }
+                    rest.push(WatchResponse { events: beyond, ..response });
+                    cut = true;
+                }
+            }
+            cut &= !ends;
+        }
+        rest.iter().for_each(|response| self.count(response));
+        self.complete = rest;
+        if !taken.is_empty() {
+            self.last_taken = Some(now);
+        }
+        taken
+    }
+
+    fn count(&mut self, response: &WatchResponse) {
+        self.events += response.events.len();
+        self.bytes += response.bytes();
+        let last = response.events.last().map_or(0, Event::mod_revision);
+        self.last_revision = self.last_revision.max(last);
     }
 }
 
@@ -205,5 +249,63 @@ mod tests {
         assert_eq!(queue.due(), Some(Due::At(now + DELAY)));
         queue.push(events(2, 1));
         assert_eq!(queue.due(), Some(Due::Now));
+    }
+
+    /// A response of one event per revision.
+    fn series(revisions: &[Revision], fragment: bool) -> WatchResponse {
+        let events = revisions.iter().flat_map(|revision| events(*revision, 1).events).collect();
+        WatchResponse { events, fragment, ..WatchResponse::default() }
+    }
+
+    #[test]
+    fn c3_a_cut_takes_whole_revisions_and_closes_the_response_it_splits() {
+        let now = Instant::now();
+        let held = || {
+            let mut queue = queue(DELAY);
+            queue.push(series(&[1, 2], false));
+            queue.push(series(&[3, 4], true));
+            queue.push(series(&[4, 5], true));
+            queue.push(series(&[], false));
+            queue.push(series(&[6], false));
+            queue
+        };
+        let revisions = |batch: &[WatchResponse]| -> Vec<(Vec<Revision>, bool)> {
+            let of = |response: &WatchResponse| {
+                response.events.iter().map(Event::mod_revision).collect::<Vec<_>>()
+            };
+            batch.iter().map(|response| (of(response), response.fragment)).collect()
+        };
+        let all = revisions(&held().take(None));
+        for at in 0..8 {
+            let mut queue = held();
+            let taken = revisions(&queue.take_through(at, now));
+            let events = |batch: &[(Vec<Revision>, bool)]| {
+                batch.iter().flat_map(|(revisions, _)| revisions.clone()).collect::<Vec<_>>()
+            };
+            assert!(events(&taken).iter().all(|revision| *revision <= at), "{at}: {taken:?}");
+            assert!(taken.last().is_none_or(|(_, fragment)| !fragment), "{at}: {taken:?}");
+            assert_eq!(queue.reaches(at + 1), at < 6);
+            assert_eq!(queue.events, events(&all).len() - events(&taken).len());
+            let rest = revisions(&queue.take(None));
+            assert!(events(&rest).iter().all(|revision| *revision > at), "{at}: {rest:?}");
+            assert!(rest.last().is_none_or(|(_, fragment)| !fragment), "{at}: {rest:?}");
+            assert_eq!([events(&taken), events(&rest)].concat(), events(&all), "{at}");
+        }
+        assert_eq!(revisions(&held().take_through(3, now)).last(), Some(&(vec![3], false)));
+        assert_eq!(queue(DELAY).take_through(3, now), vec![]);
+    }
+
+    #[test]
+    fn c9_what_a_cut_leaves_counts_against_the_bounds() {
+        let now = Instant::now();
+        let mut queue = queue(DELAY);
+        queue.push(events(1, 9));
+        queue.push(events(2, 9));
+        assert!(queue.is_full());
+        queue.take_through(1, now);
+        assert!(!queue.is_full());
+        assert_eq!(queue.due(), Some(Due::At(now + DELAY)));
+        queue.take_through(2, now);
+        assert!(queue.is_empty() && !queue.reaches(1));
     }
 }

@@ -3,10 +3,12 @@
 //! Owns executing the actions that change the key space. They end at once and answer the machine.
 //! Must not do I/O.
 
+use crate::cut::{GaveUp, Position};
 use crate::edits::Loading;
-use crate::event::{Header, RawKeyValue};
+use crate::event::{Header, RawKeyValue, Revision};
 use crate::known::Comparison;
 use crate::mirror::machine::{Action, AuditKeys, Input, Known, removes_too_much};
+use crate::snapshot::Snapshot;
 use crate::writer::{LoadError, Writer};
 
 pub(crate) struct Sink<T: Send + Sync + 'static> {
@@ -61,6 +63,18 @@ impl<T: Send + Sync + 'static> Sink<T> {
             }
             Action::AuditKeys { keys, last } => self.audit(&keys, last),
             Action::Apply(batch, newest) => Some(Input::Applied(newest, self.writer.apply(batch))),
+            Action::CutHeld(number) => {
+                self.cut_held(number);
+                None
+            }
+            Action::TakeCut { number, at } => {
+                self.take_cut(number, at);
+                None
+            }
+            Action::CutGivenUp { number, why } => {
+                self.writer.shared().cuts.gave_up(number, why);
+                None
+            }
             Action::Confirm(revision) => {
                 self.writer.confirm(revision);
                 Some(Input::Tick)
@@ -79,6 +93,22 @@ impl<T: Send + Sync + 'static> Sink<T> {
     /// Lets go of the view that was kept aside.
     pub(crate) fn end_audit(&mut self) {
         self.auditing = None;
+    }
+
+    fn cut_held(&self, number: u64) {
+        let view = self.writer.view();
+        let (confirmed, epoch, cluster_id) = (view.confirmed(), view.epoch(), view.cluster_id());
+        self.writer.shared().cuts.held(number, Position { confirmed, epoch, cluster_id });
+    }
+
+    fn take_cut(&self, number: u64, at: Revision) {
+        let view = self.writer.view();
+        let cuts = &self.writer.shared().cuts;
+        if view.revision() <= at && at <= view.confirmed() {
+            cuts.taken(number, Snapshot::new(view.share()));
+        } else {
+            cuts.gave_up(number, GaveUp::Gone);
+        }
     }
 
     fn finish_load(

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::machine::{Action, Input, Machine, Purpose};
 use super::sink::Sink;
 use super::{OnHistoryChange, Options};
+use crate::cut::Answers;
 use crate::decode::bytes;
 use crate::entry::Numbers;
 use crate::event::{Event, Header, RawKeyValue, Revision, WatchResponse};
@@ -75,6 +76,9 @@ struct Chaos {
     streaming: bool,
     watching: bool,
     stopped: bool,
+    /// A cut that is wanted, and its revision once that is said.
+    cut: Option<(Answers<Vec<u8>>, Option<Revision>)>,
+    cuts: u32,
 }
 
 impl Chaos {
@@ -123,6 +127,8 @@ impl Chaos {
             streaming: false,
             watching: false,
             stopped: false,
+            cut: None,
+            cuts: 0,
         }
     }
 
@@ -149,6 +155,7 @@ impl Chaos {
     /// One thing happens: an answer, a message, a chunk, or the passing of time.
     fn step(&mut self) {
         self.mutate();
+        self.want_a_cut();
         if !self.pending.is_empty() && self.random.chance(80) {
             let index = self.random.below(self.pending.len() as u64);
             let request = self.pending.remove(usize::try_from(index).unwrap());
@@ -198,8 +205,51 @@ impl Chaos {
             lowest: self.random.chance(30).then_some(self.revision() + 1),
             sync: self.random.chance(20).then_some(1 + self.random.below(5)),
         };
-        self.machine.handle(self.now, demand, input);
+        self.handle(demand, input);
         demand
+    }
+
+    fn handle(&mut self, demand: Demand, input: Input) {
+        self.machine.wish = self.sink.writer.shared().cuts.wish();
+        self.machine.handle(self.now, demand, input);
+    }
+
+    /// Somebody asks for a cut, says its revision, goes away, or gets what was asked for.
+    fn want_a_cut(&mut self) {
+        let shared = std::sync::Arc::clone(self.sink.writer.shared());
+        let Some((mut answers, at)) = self.cut.take() else {
+            if self.random.chance(30) {
+                self.cut = Some((shared.cuts.ask(Duration::from_secs(2)), None));
+                self.feed(Input::Tick);
+            }
+            return;
+        };
+        if let Ok(Ok(snapshot)) = answers.taken.try_recv() {
+            let at = at.expect("none is taken before its revision is said");
+            assert!(snapshot.revision() <= at && at <= snapshot.confirmed());
+            if self.lies == 0 {
+                let truth = &self.history[usize::try_from(at).unwrap() - 1];
+                assert_eq!(snapshot.known_keys(), truth.len(), "at {at}");
+                for kv in truth {
+                    let known = snapshot.known(&kv.key, &snapshot.entries.place(&kv.key));
+                    assert_eq!(known, Some(Numbers::from(kv)), "at {at}");
+                }
+            }
+            self.cuts += 1;
+        } else if shared.cuts.wish().is_none_or(|wish| wish.number != answers.number) {
+            // Given up.
+        } else if self.random.chance(5) {
+            shared.cuts.withdraw(answers.number);
+            self.feed(Input::Tick);
+        } else if let (None, Ok(Ok(position))) = (at, answers.held.try_recv()) {
+            assert!(position.confirmed <= self.sink.writer.view().confirmed());
+            let at = self.revision();
+            shared.cuts.stop_at(answers.number, at);
+            self.feed(Input::Tick);
+            self.cut = Some((answers, Some(at)));
+        } else {
+            self.cut = Some((answers, at));
+        }
     }
 
     fn feed(&mut self, input: Input) {
@@ -211,7 +261,7 @@ impl Chaos {
                 Ok(answer) => {
                     self.machine.known = self.sink.known();
                     if let Some(input) = answer {
-                        self.machine.handle(self.now, demand, input);
+                        self.handle(demand, input);
                     }
                 }
                 Err(action) => self.act(action),
@@ -399,9 +449,12 @@ impl Chaos {
         if !self.created {
             self.created = true;
             response.created = true;
-        } else if let Some(event) = self.log.get(self.next_event) {
-            self.next_event += 1;
-            response.events.push(event.clone());
+        } else if self.next_event < self.log.len() {
+            let most = usize::try_from(self.random.below(3)).unwrap() + 1;
+            let events = self.log[self.next_event..].iter().take(most);
+            response.events.extend(events.cloned());
+            self.next_event += response.events.len();
+            response.fragment = self.next_event < self.log.len() && self.random.chance(30);
         } else {
             response.watch_id = -1;
         }
@@ -414,7 +467,7 @@ impl Chaos {
                 };
                 response.events.push(event);
             }
-            response.fragment = self.random.chance(20);
+            response.fragment ^= self.random.chance(20);
             response.canceled = self.random.chance(10);
             response.compact_revision = self.random.pick(&[0, 0, 0, 0, 0, 3, -1, i64::MAX]);
             response.cancel_reason = self
@@ -443,11 +496,14 @@ fn c11_no_sequence_of_messages_panics_or_hangs() {
 /// The same without lies: the mirror must get to follow the store.
 #[test]
 fn honest_messages_lead_to_a_live_mirror() {
+    let mut cuts = 0;
     for seed in 0..1000 {
         let mut chaos = Chaos::with_lies(seed, Random(seed + 1), 0);
         chaos.run();
         let status = chaos.ks.status();
         assert!(status.revision > 0, "seed {seed} did not load: {:?}", chaos.machine);
         assert_eq!(status.counters.discontinuities, 0, "seed {seed}");
+        cuts += chaos.cuts;
     }
+    assert!(cuts > 1000, "{cuts}");
 }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::{Action, Instant, Machine, Phase, Purpose, Reload, SourceError, timeout};
+use crate::cut::GaveUp;
 use crate::event::Revision;
 use crate::range::KeyRange;
 use crate::source::{RangePage, RangeRequest, ServerVersion, SourceErrorKind};
@@ -60,7 +61,8 @@ impl Machine {
     /// Asks what has to be asked: for those who wait, and in silence for the data's age.
     pub(super) fn check_freshness(&mut self, now: Instant) {
         let demanded = self.demand.lowest.filter(|revision| *revision > self.known.cursor);
-        if demanded.is_some_and(|revision| self.queue.reaches(revision)) {
+        let queued = demanded.is_some_and(|revision| self.queue.reaches(revision));
+        if queued && !self.holds_back() {
             // Somebody waits for what is queued, so the delay is over (T-47).
             self.flush(Some(now));
         } else if demanded.is_some() && self.ask_due().is_none_or(|due| due <= now) {
@@ -213,13 +215,15 @@ impl Machine {
     fn count(&mut self, now: Instant) {
         self.fresh.counting = true;
         let cursor = self.known.cursor;
+        let at = self.cut_at();
         let request = RangeRequest {
+            revision: at.unwrap_or(0),
             min_mod_revision: cursor.saturating_add(1),
             keys_only: true,
             limit: 1,
             ..RangeRequest::new(KeyRange::clone(&self.range))
         };
-        self.act(Action::Range(Purpose::Barrier { cursor, asked: now }, request));
+        self.act(Action::Range(Purpose::Barrier { cursor, asked: now, at }, request));
     }
 
     pub(super) fn barrier(
@@ -227,14 +231,21 @@ impl Machine {
         now: Instant,
         cursor: Revision,
         asked: Instant,
+        at: Option<Revision>,
         result: Result<RangePage, SourceError>,
     ) {
         if self.phase != Phase::Live || !self.fresh.counting {
             return;
         }
         self.fresh.counting = false;
+        if !self.believes_count(at) {
+            return;
+        }
         let page = match result {
             Ok(page) => page,
+            Err(error) if at.is_some() && error.kind() == SourceErrorKind::Compacted => {
+                return self.give_up_cut(now, GaveUp::Interrupted);
+            }
             Err(error) => return self.fail(now, error),
         };
         let Some(header) = page.header.filter(|header| header.revision > 0) else {
@@ -260,9 +271,9 @@ impl Machine {
             self.proven();
             if self.gapless == cursor {
                 // Nothing was skipped before, and what is skipped since the count would have shown.
-                self.gapless = header.revision;
+                self.gapless = at.unwrap_or(header.revision);
             }
-            return self.confirm(now, header.revision);
+            return self.confirm(now, at.unwrap_or(header.revision));
         }
         // The store has more than is known here. Its events may be on their way; if none comes,
         // the watch is dead or has lost history (F35, F47).

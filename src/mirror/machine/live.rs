@@ -132,6 +132,9 @@ impl Machine {
     }
 
     pub(super) fn confirm(&mut self, now: Instant, revision: Revision) {
+        if self.keep_progress(revision) {
+            return;
+        }
         self.flush(Some(now));
         if self.applying == 0 {
             self.publish_confirmed(revision);
@@ -140,7 +143,7 @@ impl Machine {
         }
     }
 
-    fn publish_confirmed(&mut self, revision: Revision) {
+    pub(super) fn publish_confirmed(&mut self, revision: Revision) {
         if revision > self.known.cursor {
             self.report.counters.progress += 1;
             self.known.cursor = revision;

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::Probe;
 use super::audit::AuditKeys;
 use crate::batch::ApplyError;
+use crate::cut::GaveUp;
 use crate::error::StopReason;
 use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
 use crate::hold::{Held, Verdict};
@@ -51,6 +52,17 @@ pub(crate) enum Action {
     /// Apply a batch; its newest event is given back with the answer.
     Apply(Vec<WatchResponse>, Option<Probe>),
     Confirm(Revision),
+    /// Tell that nothing more is shown until the revision of a cut is known.
+    CutHeld(u64),
+    /// What is shown is the state of this revision: give a snapshot of it away.
+    TakeCut {
+        number: u64,
+        at: Revision,
+    },
+    CutGivenUp {
+        number: u64,
+        why: GaveUp,
+    },
     Synced {
         ticket: u64,
         revision: Revision,
@@ -80,8 +92,8 @@ pub(crate) enum Purpose {
     Revision { cursor: Revision, asked: Instant, ticket: u64 },
     /// Whether the revision `since` can still be read, when the cursor was at `cursor`.
     Gapless { since: Revision, cursor: Revision },
-    /// The count barrier (B13) over what was known at `cursor`.
-    Barrier { cursor: Revision, asked: Instant },
+    /// The count barrier (B13) over what was known at `cursor`; of now, or as of the revision of a cut.
+    Barrier { cursor: Revision, asked: Instant, at: Option<Revision> },
 }
 
 /// What happened.
