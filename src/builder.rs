@@ -347,13 +347,18 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// Until the mirror has loaded reads are empty, the status is `Loading`, and
     /// [`KeySpace::loaded`] waits.
     #[must_use]
-    pub fn build(mut self, source: impl Source) -> (KeySpace<T>, Mirror<T>) {
+    pub fn build(self, source: impl Source) -> (KeySpace<T>, Mirror<T>) {
+        self.build_on(Arc::new(source))
+    }
+
+    /// The same with a source that others use too.
+    pub(crate) fn build_on(mut self, source: Arc<dyn Source>) -> (KeySpace<T>, Mirror<T>) {
         if self.options.name.is_empty() {
             self.options.name = self.range.to_string();
         }
         let options = self.options.clone();
         let (ks, writer) = self.writer();
-        (ks, Mirror::new(writer, Arc::new(source), options))
+        (ks, Mirror::new(writer, source, options))
     }
 
     /// Makes the key space with its writer and without any mirror, for tests that play etcd by
@@ -379,7 +384,7 @@ impl<T> fmt::Debug for Builder<T> {
 
 impl<T: Send + Sync + 'static> KeySpace<T> {
     /// Waits until the mirror has loaded and watches.
-    async fn started(&self) -> Result<Revision, WaitError> {
+    pub(crate) async fn started(&self) -> Result<Revision, WaitError> {
         self.shared().wait(Awaited::Watching).await
     }
 }

@@ -174,6 +174,7 @@
 
 mod batch;
 mod builder;
+mod cache;
 mod cut;
 mod decode;
 mod delta;
@@ -211,6 +212,9 @@ mod writer;
 
 pub use batch::{ApplyError, Break, Continuity, Tolerated};
 pub use builder::{Builder, NeedsDecoder};
+pub use cache::{
+    Cut, CutError, GetError, KeySpaces, KeySpacesBuilder, KeySpacesStats, SpaceInfo, SpaceState,
+};
 #[cfg(feature = "json")]
 pub use decode::json;
 pub use decode::{BadValues, BoxError, DecodeError, Decoder, bytes};

@@ -28,14 +28,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("guard", &["observer", "reentry", "view"]),
     ("wait", &["error", "event"]),
     ("hold", &["event"]),
+    ("cut", &["event", "snapshot"]),
     ("interest", &["range"]),
     ("history", &["delta", "event", "interest", "packed", "view"]),
     ("status", &["event", "hold", "observer"]),
     (
         "shared",
         &[
-            "delta", "error", "event", "guard", "history", "hold", "interest", "observer", "range",
-            "reentry", "status", "view", "wait",
+            "cut", "delta", "error", "event", "guard", "history", "hold", "interest", "observer",
+            "range", "reentry", "status", "view", "wait",
         ],
     ),
     (
@@ -59,8 +60,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "mirror",
         &[
-            "batch", "edits", "entry", "error", "event", "hold", "keyspace", "known", "range",
-            "source", "status", "wait", "writer",
+            "batch", "cut", "edits", "entry", "error", "event", "hold", "keyspace", "known",
+            "range", "snapshot", "source", "status", "wait", "writer",
         ],
     ),
     // L4: edges.
@@ -69,6 +70,13 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "decode", "delta", "edits", "entry", "error", "event", "history", "keyspace", "mirror",
             "packed", "range", "shared", "source", "view", "wait", "writer",
+        ],
+    ),
+    (
+        "cache",
+        &[
+            "builder", "cut", "decode", "error", "event", "keyspace", "mirror", "range",
+            "snapshot", "source", "status", "wait",
         ],
     ),
     ("testing", &["event", "range", "source"]),

@@ -11,8 +11,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
-
 use crate::decode::DecodeError;
 use crate::delta::Delta;
 use crate::error::StopReason;
@@ -26,12 +24,20 @@ use crate::snapshot::Snapshot;
 use crate::status::{State, Stats, Status};
 use crate::view::View;
 
-/// Tells the mirror when the last handle is gone.
-struct Lifeline(watch::Sender<bool>);
+/// Does what is due when the last handle is gone: as a rule, tells the mirror.
+struct Lifeline(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Lifeline {
+    fn new(last: impl FnOnce() + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Lifeline(Some(Box::new(last))))
+    }
+}
 
 impl Drop for Lifeline {
     fn drop(&mut self) {
-        self.0.send_replace(true);
+        if let Some(last) = self.0.take() {
+            last();
+        }
     }
 }
 
@@ -52,8 +58,23 @@ impl<T> Clone for KeySpace<T> {
 
 impl<T: Send + Sync + 'static> KeySpace<T> {
     pub(crate) fn new(shared: Arc<Shared<T>>) -> Self {
-        let lifeline = Arc::new(Lifeline(shared.shutdown.clone()));
+        let shutdown = shared.shutdown.clone();
+        let lifeline = Lifeline::new(move || {
+            shutdown.send_replace(true);
+        });
         KeySpace { shared, lifeline }
+    }
+
+    /// A handle whose clones keep this one's mirror alive, and which says when the last is gone.
+    ///
+    /// `returned` runs wherever that one is dropped, so it must neither block nor take other locks.
+    pub(crate) fn lend(&self, returned: impl FnOnce() + Send + Sync + 'static) -> Self {
+        let owner = Arc::clone(&self.lifeline);
+        let lifeline = Lifeline::new(move || {
+            returned();
+            drop(owner);
+        });
+        KeySpace { shared: Arc::clone(&self.shared), lifeline }
     }
 
     pub(crate) fn shared(&self) -> &Shared<T> {

@@ -32,6 +32,7 @@ use crate::source::{
 };
 use crate::writer::Writer;
 
+pub(crate) use backoff::Backoff;
 pub(crate) use options::Options;
 pub use options::{OnHistoryChange, OnHold};
 pub(crate) use queue::Bounds;
