@@ -75,6 +75,7 @@
 //! # How it is built
 //!
 //! ```text
+//! edges    KeySpaces: mirrors on demand, cuts
 //! driver   Mirror (decides without I/O; a thin async shell executes)  ->  Source: etcd, or the fake
 //! locked   Writer -> KeySpace -> { observers, waits, status }
 //! pure     batch -> delta      view -> packed storage      decode
@@ -131,6 +132,16 @@
 //! A follower is woken when a key of its range changed. It delays nobody, has no queue that could
 //! overflow, and keeps alive what its range looked like when it was told last. One of every event reads
 //! a history with a [bound](Builder::event_history), and is told the whole range when it falls behind it.
+//!
+//! # Many prefixes
+//!
+//! Where prefixes are known at run time only, or several have to agree:
+//!
+//! | you want | use |
+//! |---|---|
+//! | a key space per tenant, loaded when it is needed and stopped when it is not | [`KeySpaces::get`] |
+//! | several prefixes as of exactly one revision, so that a transaction is in all of them or in none | [`KeySpaces::cut`] |
+//! | all of them all the time | one key space of what they have in common |
 //!
 //! # Reconnects and reloads
 //!

@@ -21,8 +21,8 @@ use crate::range::{IntoKeyRange, KeyRange};
 use crate::snapshot::Snapshot;
 use crate::wait::{Awaited, WaitError};
 
-/// How long a mirror shows nothing new for the sake of one attempt.
-const HOLD_MAX: Duration = Duration::from_secs(2);
+/// So often a cut can be tried when mirrors hold back for as long as they may each time.
+const ATTEMPTS: u32 = 5;
 
 /// Snapshots of several ranges, all of one revision of the store. Made by [`KeySpaces::cut`].
 ///
@@ -115,17 +115,22 @@ impl<T: Send + Sync + 'static> KeySpaces<T> {
     /// # How it is made, and what it costs
     /// Each mirror holds back what it would show next. When all do, etcd is asked for its revision, with
     /// one linearizable read. Each mirror then shows what it has up to that revision, gives a snapshot
-    /// of it, and goes on; one whose range is quiet asks for progress, as for any wait. So a cut costs two
-    /// round trips to etcd and, for each range, one more batch and a reference count.
+    /// of it, and goes on; one whose range is quiet asks for progress, as for any wait. So a cut takes two
+    /// round trips to etcd, three when it meets a read under way, and costs each range a batch and a
+    /// reference count.
     ///
     /// Until then readers of the ranges see their last state, and waits on them wait. Watches are read
     /// all the while: what is held back stays within the [queue's bounds](crate::Builder::queue_bounds),
-    /// and no mirror holds back for more than two seconds at a time. A mirror that reconnects, reloads,
+    /// and no mirror holds back for more than a fifth of the
+    /// [`cut_timeout`](crate::KeySpacesBuilder::cut_timeout) at a time. A mirror that reconnects, reloads,
     /// or has more to hold back than it may lets all the others go on at once; when it has caught up,
-    /// the cut is tried again, until the [`cut_timeout`](super::KeySpacesBuilder::cut_timeout). A write
-    /// load that fills a queue within a round trip never lets a cut succeed: raise the bounds.
+    /// the cut is tried again, until that time is over. A write load that fills a queue within a round trip never lets a cut succeed: raise the bounds.
     ///
-    /// Cuts that have a range in common are made one after the other, and others at the same time.
+    /// Cuts that have a range in common are made one after the other, and others at the same time. The
+    /// future has to be polled like any other: one that is put aside keeps its turn.
+    ///
+    /// Values that do not decode are [rejected](KeySpace::rejected) here as anywhere (C10): the
+    /// snapshots are exact for all others.
     ///
     /// # Errors
     /// Any [`CutError`].
@@ -148,7 +153,7 @@ impl<T: Send + Sync + 'static> KeySpaces<T> {
         let members = self.members(ranges).await?;
         let limit = self.inner.options.cut_timeout;
         let waited_for = AtomicUsize::new(0);
-        let attempts = self.attempts(&members, &waited_for);
+        let attempts = self.attempts(&members, limit / ATTEMPTS, &waited_for);
         let Ok(made) = timeout_at(Instant::now() + limit, attempts).await else {
             let Member { range, ks } = &members[waited_for.load(Ordering::Relaxed)];
             let status = ks.status();
@@ -185,6 +190,7 @@ impl<T: Send + Sync + 'static> KeySpaces<T> {
     async fn attempts(
         &self,
         members: &[Member<T>],
+        hold_max: Duration,
         waited_for: &AtomicUsize,
     ) -> Result<(Revision, Vec<Snapshot<T>>), CutError> {
         let mut turns: Vec<MutexGuard<'_, ()>> = Vec::with_capacity(members.len());
@@ -194,7 +200,7 @@ impl<T: Send + Sync + 'static> KeySpaces<T> {
             turns.push(member.ks.shared().cuts.turn.lock().await);
         }
         loop {
-            match attempt(members, waited_for).await {
+            match attempt(members, hold_max, waited_for).await {
                 Ok(made) => return Ok(made),
                 Err(Obstacle::Final(error)) => return Err(error),
                 Err(Obstacle::Passing(index, why)) => {
@@ -202,13 +208,10 @@ impl<T: Send + Sync + 'static> KeySpaces<T> {
                     waited_for.store(index, Ordering::Relaxed);
                     tracing::debug!(%range, ?why, "a cut is tried again");
                     self.inner.table.lock().stats.cut_retries += 1;
-                    // Nobody holds back now. When this is done the mirror is live and current.
-                    match ks.sync().await {
-                        Err(WaitError::Stopped(reason)) => {
-                            return Err(members[index].stopped(reason));
-                        }
-                        // Under a new epoch it is tried anew.
-                        Ok(_) | Err(_) => {}
+                    // Nobody holds back now. When this is done the mirror is live and current; under
+                    // a new epoch it is tried anew.
+                    if let Err(WaitError::Stopped(reason)) = ks.sync().await {
+                        return Err(members[index].stopped(reason));
                     }
                 }
             }
@@ -251,9 +254,9 @@ struct Asked<'a, T: Send + Sync + 'static> {
 }
 
 impl<'a, T: Send + Sync + 'static> Asked<'a, T> {
-    fn new(index: usize, member: &'a Member<T>) -> Self {
+    fn new(index: usize, member: &'a Member<T>, hold_max: Duration) -> Self {
         let shared = member.ks.shared();
-        let answers = shared.cuts.ask(HOLD_MAX);
+        let answers = shared.cuts.ask(hold_max);
         if shared.waits.ended().is_some() {
             // It ended before it was asked, so nobody would answer.
             shared.cuts.end();
@@ -290,11 +293,12 @@ impl<T: Send + Sync + 'static> Drop for Asked<'_, T> {
 
 async fn attempt<T: Send + Sync + 'static>(
     members: &[Member<T>],
+    hold_max: Duration,
     waited_for: &AtomicUsize,
 ) -> Result<(Revision, Vec<Snapshot<T>>), Obstacle> {
     let wait_for = |index: usize| waited_for.store(index, Ordering::Relaxed);
-    let mut all: Vec<_> =
-        members.iter().enumerate().map(|(index, member)| Asked::new(index, member)).collect();
+    let ask = |(index, member)| Asked::new(index, member, hold_max);
+    let mut all: Vec<_> = members.iter().enumerate().map(ask).collect();
     let mut positions = Vec::with_capacity(all.len());
     for asked in &mut all {
         wait_for(asked.index);

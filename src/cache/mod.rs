@@ -108,7 +108,11 @@ impl<T: Send + Sync + 'static> KeySpaces<T> {
     /// within it returns at once, a later one starts anew.
     ///
     /// A mirror that stopped, whatever the reason, is not given out any more: the next `get` starts
-    /// another one. Who has a handle of the old one keeps its last data.
+    /// another one. Who has a handle of the old one keeps its last data. That goes for
+    /// [`KeySpace::shutdown`] too, which stops the mirror for everybody who shares it.
+    ///
+    /// Observers and derived state belong to one mirror: they end with it, and registering one is no
+    /// use of the key space. Keep a handle for as long as they matter.
     ///
     /// # Errors
     /// Any [`GetError`]. A failed start reaches every caller who waited for it, and for a

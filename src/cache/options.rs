@@ -104,7 +104,8 @@ impl<T: Send + Sync + 'static> KeySpacesBuilder<T> {
         self
     }
 
-    /// How long a [`cut`](KeySpaces::cut) may take, once its key spaces are started.
+    /// How long a [`cut`](KeySpaces::cut) may take, once its key spaces are started; a mirror holds back
+    /// for a fifth of that at most. Raise it where a round trip to etcd takes a large part of a second.
     pub fn cut_timeout(mut self, limit: Duration) -> Self {
         self.options.cut_timeout = limit.clamp(Duration::from_millis(1), FOREVER);
         self

@@ -49,7 +49,7 @@ fn mix(etcd: &FakeEtcd) -> Revision {
 }
 
 /// Writes at random moments until it is told to stop.
-fn writer(etcd: &FakeEtcd, stop: &Arc<AtomicBool>) -> tokio::task::JoinHandle<()> {
+pub(super) fn writer(etcd: &FakeEtcd, stop: &Arc<AtomicBool>) -> tokio::task::JoinHandle<()> {
     let (etcd, stop) = (etcd.clone(), Arc::clone(stop));
     tokio::spawn(async move {
         while !stop.load(Ordering::Relaxed) {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use etcd_client::{Client, GetOptions, TxnOp};
-use etcd_keyspace::Snapshot;
+use etcd_keyspace::{ProgressBy, Snapshot};
 
 use super::*;
 use crate::support::real::{at, commit, metric, poll_until, put};
-use crate::support::{EtcdServer, shared, unique_prefix, within};
+use crate::support::{EtcdServer, GrpcProxy, shared, unique_prefix, within};
 
 const ACCOUNTS: usize = 8;
 const TOTAL: u64 = 1000;
@@ -40,6 +40,16 @@ async fn owner(mut client: Client, prefix: String, n: usize, stop: Arc<AtomicBoo
     moves
 }
 
+/// Every owner has all of the money on the first account.
+async fn open_accounts(client: &mut Client, prefix: &str) {
+    for n in 0..ACCOUNTS {
+        let ops = [("a", TOTAL), ("b", 0)];
+        let put =
+            |(side, sum)| TxnOp::put(format!("{prefix}{side}/{n}"), u64::to_string(&sum), None);
+        commit(client, ops.map(put)).await;
+    }
+}
+
 /// What etcd itself says was there at a revision.
 async fn truth(client: &mut Client, range: &KeyRange, at: Revision) -> BTreeMap<Vec<u8>, u64> {
     let options = GetOptions::new().with_range(range.end().unwrap()).with_revision(at);
@@ -53,12 +63,7 @@ async fn c3_money_that_moves_between_two_prefixes_is_all_there_in_every_cut() {
     let server = shared().await;
     let prefix = unique_prefix("money");
     let mut client = server.client().await;
-    for n in 0..ACCOUNTS {
-        let ops = [("a", TOTAL), ("b", 0)];
-        let put =
-            |(side, sum)| TxnOp::put(format!("{prefix}{side}/{n}"), u64::to_string(&sum), None);
-        commit(&mut client, ops.map(put)).await;
-    }
+    open_accounts(&mut client, &prefix).await;
     let spaces = KeySpaces::builder(at(server.endpoint()), number).build();
     let ranges = [format!("{prefix}a/"), format!("{prefix}b/")];
     let stop = Arc::new(AtomicBool::new(false));
@@ -90,6 +95,40 @@ async fn c3_money_that_moves_between_two_prefixes_is_all_there_in_every_cut() {
     // At rest it is the same.
     let cut = spaces.cut(&ranges).await.unwrap();
     assert_eq!(balances(&cut[0]) + balances(&cut[1]), all);
+    spaces.shutdown().await;
+}
+
+/// Where completeness is found by counting, a count is made as of the revision of the cut.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b13_b33_cuts_behind_a_proxy_that_swallows_progress_are_exact() {
+    let server = EtcdServer::start().await.unwrap();
+    let proxy = GrpcProxy::start(&[server.endpoint()]).await.unwrap();
+    let mut client = server.client().await;
+    open_accounts(&mut client, "/m/").await;
+    let spaces = KeySpaces::builder(at(proxy.endpoint()), number);
+    let spaces = spaces.each(|_, builder| builder.check_interval(200 * MS)).build();
+    for range in ["/m/a/", "/m/b/"] {
+        let ks = within("a start", spaces.get(range)).await.unwrap();
+        let by = || ks.status().progress_by;
+        poll_until("it counts", by, |by| *by == ProgressBy::Count).await;
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let owner = tokio::spawn(owner(server.client().await, "/m/".into(), 0, Arc::clone(&stop)));
+    for round in 0..30 {
+        if round == 20 {
+            // And where nothing but the count can tell.
+            stop.store(true, Ordering::Relaxed);
+        }
+        let cut = within("a cut", spaces.cut(["/m/a/", "/m/b/"])).await.unwrap();
+        assert_eq!(balances(&cut[0]) + balances(&cut[1]), TOTAL * ACCOUNTS as u64);
+        for (range, snapshot) in cut.iter() {
+            let shown: BTreeMap<_, _> =
+                snapshot.iter().map(|entry| (entry.key().to_vec(), *entry.value())).collect();
+            assert_eq!(shown, truth(&mut client, range, cut.revision()).await);
+        }
+        put(&mut client, "/elsewhere", "x").await;
+    }
+    assert!(owner.await.unwrap() > 0);
     spaces.shutdown().await;
 }
 

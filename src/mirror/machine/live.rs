@@ -128,13 +128,12 @@ impl Machine {
             return self.fail(now, SourceError::new(kind, "progress inside a fragmented response"));
         }
         self.proven();
-        self.confirm(now, revision);
+        if !self.keep_progress(revision) {
+            self.confirm(now, revision);
+        }
     }
 
     pub(super) fn confirm(&mut self, now: Instant, revision: Revision) {
-        if self.keep_progress(revision) {
-            return;
-        }
         self.flush(Some(now));
         if self.applying == 0 {
             self.publish_confirmed(revision);
