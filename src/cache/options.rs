@@ -111,7 +111,8 @@ impl<T: Send + Sync + 'static> KeySpacesBuilder<T> {
         self
     }
 
-    /// Sets the options of each key space: `configure` is called for every start, with its range.
+    /// Sets the options of each key space: `configure` is called for every start, with its range, and
+    /// takes the place of one given before.
     ///
     /// ```
     /// # use std::time::Duration;

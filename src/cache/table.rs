@@ -161,7 +161,6 @@ impl<T: Send + Sync + 'static> Table<T> {
         gone.extend(self.slots.remove(range));
         if started {
             self.stats.stopped += 1;
-            self.failures.remove(range);
         } else {
             self.stats.failed_starts += 1;
             self.note_failure(range, reason, options, now);
