@@ -16,6 +16,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # What has to turn red: the simulation unless another suite is named here, with the reason.
 suite_of() {
     case $1 in
+        # The simulation has no cuts.
+        count-of-now-for-a-cut) echo '--lib mirror::tests::honest' ;;
+        cut-*) echo '--test cache cuts::' ;;
         *) echo '--test simulation' ;;
     esac
 }
