@@ -6,12 +6,16 @@
 //! unique, atomic, reliable, resumable, bookmarkable).
 //!
 //! Owns the runner and the course of a run. What is done to the store is in `worlds`, what is checked
-//! in `observed`, `audit`, `reader`, `waits` and `rates`, against `truth`.
+//! in `observed`, `audit`, `reader`, `waits`, `followers` and `rates`, against `truth`.
 #![cfg(feature = "test-util")]
 
 #[path = "simulation/audit.rs"]
 mod audit;
+#[path = "simulation/consumers.rs"]
+mod consumers;
 mod fake;
+#[path = "simulation/followers.rs"]
+mod followers;
 #[path = "simulation/forgery.rs"]
 mod forgery;
 #[path = "simulation/observed.rs"]
@@ -20,6 +24,8 @@ mod observed;
 mod rates;
 #[path = "simulation/reader.rs"]
 mod reader;
+#[path = "simulation/told.rs"]
+mod told;
 #[path = "simulation/truth.rs"]
 mod truth;
 #[path = "simulation/value.rs"]
@@ -37,6 +43,7 @@ use std::time::Duration;
 use etcd_keyspace::testing::Call;
 use etcd_keyspace::{BadValues, Observer, Snapshot};
 use fake::PREFIX;
+use followers::Crowd;
 use rates::Rates;
 use reader::{CHECK_INTERVAL, REQUEST_TIMEOUT, Reader};
 use tokio::task::JoinSet;
@@ -58,6 +65,7 @@ struct Simulation {
     readers: Vec<Reader>,
     rates: Rates,
     waits: JoinSet<()>,
+    crowd: Crowd,
     snapshots: Vec<(Snapshot<Value>, Vec<Shown>)>,
     late: Vec<Observer>,
 }
@@ -68,12 +76,14 @@ impl Simulation {
         let readers = 1 + usize::from(world.etcd.random(3) == 0);
         let rates = Rates::new(readers);
         let start = |_| Reader::start(&world.etcd, world.kind, &world.truth);
-        let readers = (0..readers).map(start).collect();
+        let readers: Vec<_> = (0..readers).map(start).collect();
+        let crowd = Crowd::new(seed, &readers);
         if world.kind == Kind::Hostile {
             world.forge();
         }
         let waits = JoinSet::new();
-        Simulation { world, readers, rates, waits, snapshots: Vec::new(), late: Vec::new() }
+        let (snapshots, late) = (Vec::new(), Vec::new());
+        Simulation { world, readers, rates, waits, crowd, snapshots, late }
     }
 
     async fn act(&mut self) {
@@ -101,6 +111,7 @@ impl Simulation {
             _ => tokio::time::sleep(Duration::from_millis(etcd.random(400))).await,
         }
         tokio::task::yield_now().await;
+        self.crowd.act(&self.readers).await;
         self.look().await;
     }
 
@@ -202,15 +213,21 @@ impl Simulation {
         }
         let counts = self.world.etcd.counts();
         assert_eq!(counts.watchers, live.len() as u64, "C9: one watch for each reader");
+        self.crowd.settle().await;
+        if self.crowd.weighs() {
+            self.crowd.weigh(&mut self.world, &live).await;
+        }
         // A change more, for those who wait for any.
         self.world.touch_everything();
         while let Some(ended) = self.waits.join_next().await {
             ended.expect("a waiter finds what it waited for");
         }
         self.check_snapshots();
+        let spaces: Vec<_> = self.readers.iter().map(|reader| reader.ks.clone()).collect();
         for reader in self.readers {
             reader.end().await;
         }
+        self.crowd.end(&spaces).await;
         assert_eq!(self.world.etcd.counts().watchers, 0, "C9: watches are left");
     }
 

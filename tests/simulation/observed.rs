@@ -25,6 +25,9 @@ pub(crate) struct Expect {
     pub(crate) whole: bool,
 }
 
+/// An entry by value: key, value and numbers.
+pub(crate) type Plain = (Vec<u8>, Vec<u8>, [i64; 4]);
+
 /// What an observer knows: the entries it folds from deltas, and how far it was told they reach.
 pub(crate) struct Folded {
     truth: SharedTruth,
@@ -35,6 +38,8 @@ pub(crate) struct Folded {
     /// The greatest confirmed revision that anybody was told in this epoch.
     pub(crate) bookmark: Revision,
     pub(crate) steps: u64,
+    /// What was shown in which epoch at which revision, after each step that changed entries.
+    pub(crate) record: BTreeMap<(u64, Revision), Vec<Plain>>,
     /// Which observer's turn it is.
     turn: usize,
 }
@@ -51,6 +56,7 @@ impl Folded {
             revision: 0,
             bookmark: 0,
             steps: 0,
+            record: BTreeMap::new(),
             turn: 0,
         }))
     }
@@ -90,6 +96,11 @@ impl Folded {
             let fits = truth.fits(era, view.confirmed(), self.expect.bad_values, view.iter());
             fits.unwrap_or_else(|what| panic!("C2, reliable: {what}"));
         }
+        let plain = view.iter().map(|entry| {
+            let (key, value, numbers) = numbers(entry);
+            (key.to_vec(), value.to_vec(), numbers)
+        });
+        self.record.insert((view.epoch(), view.revision()), plain.collect());
         self.revision = view.revision();
         self.bookmark = self.bookmark.max(view.confirmed());
     }

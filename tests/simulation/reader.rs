@@ -31,7 +31,7 @@ pub(crate) struct Reader {
     audit: Arc<Mutex<Audit>>,
     auditor: JoinHandle<()>,
     mirror: JoinHandle<StopReason>,
-    truth: SharedTruth,
+    pub(crate) truth: SharedTruth,
 }
 
 impl Reader {

@@ -122,12 +122,24 @@ impl Truth {
         bad_values: BadValues,
         shown: impl Iterator<Item = &'a Shown>,
     ) -> Result<(), String> {
+        self.fits_within(&KeyRange::all(), era, at, bad_values, shown)
+    }
+
+    /// [`fits`](Truth::fits) for the keys of a range.
+    pub(crate) fn fits_within<'a>(
+        &self,
+        range: &KeyRange,
+        era: usize,
+        at: Revision,
+        bad_values: BadValues,
+        shown: impl Iterator<Item = &'a Shown>,
+    ) -> Result<(), String> {
         let era = &self.eras[era];
         if at > era.last {
             return Err(format!("revision {at} is not reached, the store is at {}", era.last));
         }
         let mut shown = shown.peekable();
-        for (key, states) in &era.keys {
+        for (key, states) in era.keys.iter().filter(|(key, _)| range.contains(key)) {
             let entry = shown.next_if(|entry| entry.key() == key.as_slice());
             if let Some(stray) = shown.peek().filter(|entry| entry.key() < key.as_slice()) {
                 return Err(format!("{} never was there", stray.key().escape_ascii()));
@@ -167,6 +179,19 @@ impl Truth {
                             || (self.forged && once_had(states, entry.value().bytes()))
                     })
             }
+        }
+    }
+
+    /// Each key of a range that ever was, with its record as of `at` in an era.
+    pub(crate) fn each_record(
+        &self,
+        range: &KeyRange,
+        era: usize,
+        at: Revision,
+        mut look: impl FnMut(&[u8], Option<&RawKeyValue>),
+    ) {
+        for (key, states) in self.eras[era].keys.iter().filter(|(key, _)| range.contains(key)) {
+            look(key, alive(states, at));
         }
     }
 
@@ -234,9 +259,13 @@ pub(crate) fn numbers(entry: &Shown) -> (&[u8], &[u8], [i64; 4]) {
     (entry.key(), entry.value().bytes(), numbers)
 }
 
+/// The numbers of a record, as those of an entry.
+pub(crate) fn numbers_of(kv: &RawKeyValue) -> [i64; 4] {
+    [kv.create_revision, kv.mod_revision, kv.version, kv.lease]
+}
+
 fn is_of(entry: &Shown, kv: &RawKeyValue) -> bool {
-    let numbers_of_kv = [kv.create_revision, kv.mod_revision, kv.version, kv.lease];
-    numbers(entry) == (kv.key.as_slice(), kv.value.as_slice(), numbers_of_kv)
+    numbers(entry) == (kv.key.as_slice(), kv.value.as_slice(), numbers_of(kv))
 }
 
 /// Whether the key was once in the state of `entry`.

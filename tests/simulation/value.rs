@@ -12,6 +12,8 @@ thread_local! {
     static SPACES: RefCell<Vec<WeakKeySpace<Value>>> = const { RefCell::new(Vec::new()) };
     /// An observer runs: it may drop what it likes, and the lock is taken.
     static OBSERVING: Cell<bool> = const { Cell::new(false) };
+    /// How many values there are in the run on this thread.
+    static ALIVE: Cell<i64> = const { Cell::new(0) };
 }
 
 /// A decoded value.
@@ -22,7 +24,16 @@ impl Value {
     pub(crate) fn decode(kv: RawKeyValue) -> Result<Value, &'static str> {
         assert!(!OBSERVING.get(), "C5: decoding while observers run");
         expect_unlocked();
-        if Value::is_bad(&kv.value) { Err("bad") } else { Ok(Value(kv.value)) }
+        if Value::is_bad(&kv.value) {
+            return Err("bad");
+        }
+        ALIVE.set(ALIVE.get() + 1);
+        Ok(Value(kv.value))
+    }
+
+    /// How many there are, whoever keeps them.
+    pub(crate) fn alive() -> i64 {
+        ALIVE.get()
     }
 
     pub(crate) fn is_bad(bytes: &[u8]) -> bool {
@@ -36,6 +47,7 @@ impl Value {
 
 impl Drop for Value {
     fn drop(&mut self) {
+        let _ = ALIVE.try_with(|alive| alive.set(alive.get() - 1));
         if !OBSERVING.try_with(Cell::get).unwrap_or(true) {
             expect_unlocked();
         }
@@ -59,6 +71,7 @@ pub(crate) fn watch_lock_of(ks: &KeySpace<Value>) {
 /// Forgets the key spaces of the run before, also of one that panicked.
 pub(crate) fn forget_locks() {
     OBSERVING.set(false);
+    ALIVE.set(0);
     SPACES.take();
 }
 
