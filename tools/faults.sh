@@ -19,6 +19,10 @@ suite_of() {
         # The simulation has no cuts.
         count-of-now-for-a-cut) echo '--lib mirror::tests::honest' ;;
         cut-*) echo '--test cache cuts::' ;;
+        # What is woken in vain finds nothing, so that only a count tells.
+        wake-everybody) echo '--test fan_out' ;;
+        # The simulation has too few keys for a second run.
+        part-without-its-end) echo '--test follow' ;;
         *) echo '--test simulation' ;;
     esac
 }
