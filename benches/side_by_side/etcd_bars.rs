@@ -1,6 +1,7 @@
-//! The bars with a real etcd on the same machine (E1 to E7; E2 when `$ETCD` is older than 3.7).
+//! The bars with a real etcd on the same machine (E1 to E8; E2 when `$ETCD` is older than 3.7).
 //!
-//! Owns what is measured end to end: loading, latency, throughput, processor time, catching up.
+//! Owns what is measured end to end: loading, latency, throughput, processor time, catching up,
+//! and what a thousand followers add to that.
 
 #[path = "../../tests/support/etcd.rs"]
 mod etcd;
@@ -18,6 +19,9 @@ use etcd::EtcdServer;
 const WRITERS: usize = 64;
 const TXN: usize = 100;
 const PREFIX: &str = "/registry/";
+/// Keys of the backlog, and those who follow ten of them each.
+const BACKLOG_KEYS: usize = 50_000;
+const FOLLOWERS: usize = 1_000;
 
 pub(crate) fn run(report: &mut Report, keys: usize, quick: bool) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -40,7 +44,7 @@ async fn all(report: &mut Report, keys: usize, quick: bool) {
     if report.wants(&["E4", "E5"]) {
         full_rate(report, &server, if quick { 20_000 } else { 100_000 }).await;
     }
-    if report.wants(&["E6"]) {
+    if report.wants(&["E6", "E8"]) {
         backlog(report, &server, if quick { 20_000 } else { 200_000 }).await;
     }
     // Servers before 3.7 have no stream of a range, which is what E2 is about.
@@ -278,18 +282,18 @@ async fn backlog(report: &mut Report, server: &EtcdServer, events: usize) {
     let before = client.put(format!("{prefix}first"), "1", None).await.expect("a put");
     let before = before.header().map_or(0, |header| header.revision());
     let keys: Vec<_> =
-        (0..events).map(|n| format!("{prefix}{:06}", n % 50_000).into_bytes()).collect();
+        (0..events).map(|n| format!("{prefix}{:06}", n % BACKLOG_KEYS).into_bytes()).collect();
     let last = fill(server, &keys).await;
+    if report.wants(&["E8"]) {
+        followed_backlog(report, server, &prefix, [before, last]).await;
+    }
+    if !report.wants(&["E6"]) {
+        return;
+    }
     let mut ratios = Vec::new();
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..5 {
-        let begun = Instant::now();
-        let builder = KeySpace::builder(KeyRange::prefix(&prefix)).expect("a range").bytes();
-        let source = Etcd::new([server.endpoint()], EtcdOptions::new());
-        let ks = builder.load_at(before).start(source).await.expect("the key space starts");
-        ks.wait_for_revision(last).await.expect("the revision comes");
-        let mine = begun.elapsed().as_secs_f64();
-        drop(ks);
+        let mine = catch_up(server, &prefix, [before, last], 0).await.0;
         let begun = Instant::now();
         let mut bare = bare_watch(&server.client().await, &prefix, before + 1).await;
         drain(&mut bare, last).await;
@@ -304,6 +308,65 @@ async fn backlog(report: &mut Report, server: &EtcdServer, events: usize) {
         show(median(theirs))
     );
     report.bar("E6", median(ratios), 1.10);
+}
+
+/// Loads at one revision and follows up to another, with so many who follow ten keys each; the seconds
+/// it took, those of the processor, and how often somebody was woken.
+async fn catch_up(
+    server: &EtcdServer,
+    prefix: &str,
+    [before, last]: [i64; 2],
+    followers: usize,
+) -> (f64, f64, u64) {
+    let builder = KeySpace::builder(KeyRange::prefix(prefix)).expect("a range").bytes();
+    let source = Etcd::new([server.endpoint()], EtcdOptions::new());
+    let (ks, mirror) = builder.load_at(before).build(source);
+    let mut following = JoinSet::new();
+    for follower in 0..followers {
+        let first = follower * (BACKLOG_KEYS / followers);
+        let key = |n: usize| format!("{prefix}{n:06}");
+        let mut changes = ks.changes(key(first)..key(first + 10));
+        following.spawn(async move {
+            while changes.next().await.is_ok() {}
+            changes.wake_ups()
+        });
+    }
+    let (cost, begun) = (processor_seconds(), Instant::now());
+    tokio::spawn(mirror.run());
+    ks.wait_for_revision(last).await.expect("the revision comes");
+    let taken = (begun.elapsed().as_secs_f64(), processor_seconds() - cost);
+    ks.shutdown().await;
+    let mut woken = 0;
+    while let Some(wake_ups) = following.join_next().await {
+        woken += wake_ups.expect("a follower ends");
+    }
+    (taken.0, taken.1, woken)
+}
+
+/// E8: the same backlog with a thousand followers, and with none.
+async fn followed_backlog(
+    report: &mut Report,
+    server: &EtcdServer,
+    prefix: &str,
+    revisions: [i64; 2],
+) {
+    let (mut ratios, mut costs) = (Vec::new(), Vec::new());
+    let (mut ours, mut theirs, mut wakes) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..7 {
+        let followed = catch_up(server, prefix, revisions, FOLLOWERS).await;
+        let alone = catch_up(server, prefix, revisions, 0).await;
+        ratios.push(followed.0 / alone.0);
+        costs.push(followed.1 / alone.1);
+        (ours.push(followed.0), theirs.push(alone.0));
+        wakes = followed.2;
+    }
+    println!(
+        "E8   backlog with {FOLLOWERS} followers ({wakes} wake-ups): {}; with none {}; processor {:.2} times",
+        show(median(ours)),
+        show(median(theirs)),
+        median(costs)
+    );
+    report.bar("E8", median(ratios), 1.25);
 }
 
 /// E1, E2: a load until everything is readable, against draining the server's fastest answer.

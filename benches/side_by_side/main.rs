@@ -1,12 +1,13 @@
 //! All bars side by side: ratios of two things measured in turn in one run.
 //!
 //! `cargo bench --bench side_by_side` runs them all; `-- --quick` with fewer keys; `-- S1 S6` only
-//! those; `-- storage` or `-- etcd` one half; `-- holds` how long the write lock is held by size.
+//! those; `-- storage` (with what follows it) or `-- etcd` one half; `-- holds` how long the write lock is held by size.
 
 mod changes;
 mod contenders;
 mod data;
 mod etcd_bars;
+mod fan_out;
 mod reads;
 mod report;
 mod storage;
@@ -25,12 +26,13 @@ fn main() {
     let halves = [flag("storage"), flag("etcd")];
     let bars = args.iter().filter(|arg| {
         *arg == "holds"
-            || arg.starts_with(['S', 'E']) && arg[1..].starts_with(|c: char| c.is_ascii_digit())
+            || arg.starts_with(['S', 'E', 'F'])
+                && arg[1..].starts_with(|c: char| c.is_ascii_digit())
     });
     let bars: Vec<String> = bars.cloned().collect();
     let wants = |half: usize, letter: char| match (&halves, bars.is_empty()) {
         (_, false) => {
-            bars.iter().any(|bar| bar.starts_with(letter) || (half, &**bar) == (0, "holds"))
+            bars.iter().any(|bar| bar.starts_with(letter) || (letter, &**bar) == ('S', "holds"))
         }
         ([false, false], true) => true,
         (halves, true) => halves[half],
@@ -40,6 +42,9 @@ fn main() {
     println!("{keys} keys of 41 bytes, values of {} bytes", data::VALUE_BYTES);
     if wants(0, 'S') {
         storage::run(&mut report, keys, small);
+    }
+    if wants(0, 'F') {
+        fan_out::run(&mut report, keys);
     }
     if wants(1, 'E') {
         etcd_bars::run(&mut report, keys, quick);

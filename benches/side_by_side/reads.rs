@@ -140,7 +140,7 @@ fn each<S, Q>(source: &S, queries: &[Q], query: impl Fn(&S, &Q) -> i64) -> Durat
     })
 }
 
-fn read(found: Range<'_, Vec<u8>>) -> i64 {
+pub(crate) fn read(found: Range<'_, Vec<u8>>) -> i64 {
     found.iter().map(|e| all_of(e.key(), e.mod_revision(), e.value())).sum()
 }
 

@@ -38,32 +38,49 @@ impl Fingerprint {
 }
 
 impl<T> Packed<T> {
+    /// The pages that cover the range from `lower` up to, not including, `upper`, each with the first
+    /// and the last of its runs that do.
+    fn cover<'a>(
+        &'a self,
+        lower: &'a [u8],
+        upper: Option<&'a [u8]>,
+    ) -> impl Iterator<Item = (&'a Arc<Page<T>>, usize, usize)> {
+        let root = &self.root;
+        let nothing = root.len() == 0 || upper.is_some_and(|upper| upper <= lower);
+        let first = if nothing { 0 } else { root.locate(lower) };
+        let end = match upper {
+            _ if nothing => 0,
+            Some(upper) => root.locate(upper) + 1,
+            None => root.pages().len(),
+        };
+        (first..end).map(move |at| {
+            let page = &root.pages()[at];
+            let from = if at == first { page.locate(lower) } else { 0 };
+            let to = match upper {
+                Some(upper) if at + 1 == end => page.locate(upper),
+                _ => page.runs().len() - 1,
+            };
+            (page, from, to)
+        })
+    }
+
     /// The runs that cover the range from `lower` up to, not including, `upper`: all entries of the
     /// range, and some beside it. **O(pages)** of the part.
     pub(crate) fn part(&self, lower: &[u8], upper: Option<&[u8]>) -> Packed<T> {
-        let root = &self.root;
-        if root.len() == 0 || upper.is_some_and(|upper| upper <= lower) {
+        let pages = self.cover(lower, upper).map(|(page, from, to)| {
+            if to - from + 1 == page.runs().len() {
+                Arc::clone(page)
+            } else {
+                Arc::new(Page::new(page.runs()[from..=to].to_vec(), None))
+            }
+        });
+        let pages: Vec<_> = pages.collect();
+        if pages.is_empty() {
             return Packed::default();
         }
-        let first = root.locate(lower);
-        let last = upper.map_or(root.pages().len() - 1, |upper| root.locate(upper));
-        let pages: Vec<_> = (first..=last)
-            .map(|at| {
-                let page = &root.pages()[at];
-                let from = if at == first { page.locate(lower) } else { 0 };
-                let to = match upper {
-                    Some(upper) if at == last => page.locate(upper),
-                    _ => page.runs().len() - 1,
-                };
-                if to - from + 1 == page.runs().len() {
-                    Arc::clone(page)
-                } else {
-                    Arc::new(Page::new(page.runs()[from..=to].to_vec(), None))
-                }
-            })
-            .collect();
-        let whole = pages.len() == root.pages().len()
-            && pages.iter().zip(root.pages()).all(|(mine, all)| Arc::ptr_eq(mine, all));
+        let all = self.root.pages();
+        let whole = pages.len() == all.len()
+            && pages.iter().zip(all).all(|(mine, all)| Arc::ptr_eq(mine, all));
         if whole {
             return self.clone();
         }
@@ -75,21 +92,29 @@ impl<T> Packed<T> {
     /// that were asked before, else **O(entries)** of the others.
     pub(crate) fn fingerprint(&self, lower: &[u8], upper: Option<&[u8]>) -> Fingerprint {
         let mut all = Fingerprint::default();
-        let part = self.part(lower, upper);
-        let within = |run: &Run<T>| {
-            run.first_key() >= lower && upper.is_none_or(|upper| run.last().key() < upper)
-        };
-        for run in part.root.pages().iter().flat_map(|page| page.runs()) {
-            if within(run) {
-                all.add(run.fingerprint());
-                continue;
+        let mut cover = self.cover(lower, upper).peekable();
+        let mut lower = Some(lower);
+        while let Some((page, from, to)) = cover.next() {
+            let last_page = cover.peek().is_none();
+            for (at, run) in page.runs()[from..=to].iter().enumerate() {
+                // Only the runs at the ends can reach beyond the range.
+                let upper = upper.filter(|_| last_page && from + at == to);
+                all.add(fingerprint_of(run, lower.take(), upper));
             }
-            let entries = run.groups().iter().flat_map(|group| group.entries());
-            let inside = entries.filter(|entry| {
-                entry.key() >= lower && upper.is_none_or(|upper| entry.key() < upper)
-            });
-            inside.for_each(|entry| all.add(Fingerprint::of(entry)));
         }
         all
     }
+}
+
+/// The fingerprint of a run's entries between the bounds that are given.
+fn fingerprint_of<T>(run: &Run<T>, lower: Option<&[u8]>, upper: Option<&[u8]>) -> Fingerprint {
+    let rank = |key: &[u8]| run.search(key).unwrap_or_else(|rank| rank);
+    let (start, end) = (lower.map_or(0, rank), upper.map_or(run.len(), rank));
+    if end - start == run.len() {
+        return run.fingerprint();
+    }
+    let mut all = Fingerprint::default();
+    let entries = run.groups().iter().flat_map(|group| group.entries());
+    entries.take(end).skip(start).for_each(|entry| all.add(Fingerprint::of(entry)));
+    all
 }
