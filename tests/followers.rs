@@ -296,3 +296,84 @@ fn mo10_mo13_a_watch_of_one_key_gives_the_newest_version_and_stays_ended() {
     let mut absent = ks.watch_key("/z");
     assert!(now(absent.next()).unwrap().is_none());
 }
+
+#[test]
+fn mo8_what_a_simple_follower_is_not_given_passes_everything_and_does_nothing() {
+    let mut scene = Scene::of(&[("/a", "1"), ("/b", ".hidden")]);
+    let (ks, said) = (scene.ks.clone(), Arc::clone(&scene.said));
+    let follower = SimpleFollower::<String>::new().upserted(move |old, new| {
+        let old = old.map_or("-", |old| old.value());
+        said.lock().unwrap().push(format!("{} {old} {}", new.key_str(), new.value()));
+        Ok(())
+    });
+    let mut follow = pin!(ks.follow(.., follower));
+    assert_eq!(goes_on!(follow, scene), ["/a - 1", "/b - .hidden"]);
+    // New ones and changed ones come to one place, also when only the revision is another; nobody
+    // asked for those that leave.
+    scene.txn(&[("/a", Some("1")), ("/b", None), ("/c", Some("2"))]);
+    assert_eq!(goes_on!(follow, scene), ["/a 1 1", "/c - 2"]);
+}
+
+#[test]
+fn mo9_what_was_handed_out_is_never_changed() {
+    let mut scene = Scene::of(&[("/a", "1")]);
+    let (ks, kept) = (scene.ks.clone(), Arc::new(Mutex::new(Vec::new())));
+    let into = Arc::clone(&kept);
+    let follower = SimpleFollower::<String>::new().upserted(move |_, new| {
+        into.lock().unwrap().push(Arc::clone(new));
+        Ok(())
+    });
+    let mut follow = pin!(ks.follow(.., follower));
+    assert!(poll_once(follow.as_mut()).is_pending());
+    for value in ["2", "3", "4"] {
+        scene.txn(&[("/a", Some(value))]);
+        assert!(poll_once(follow.as_mut()).is_pending());
+    }
+    scene.txn(&[("/a", None)]);
+    assert!(poll_once(follow.as_mut()).is_pending());
+    let kept = kept.lock().unwrap();
+    let now: Vec<_> = kept.iter().map(|entry| (entry.value().as_str(), entry.version())).collect();
+    assert_eq!(now, [("1", 1), ("2", 2), ("3", 3), ("4", 4)]);
+}
+
+/// A follower has no state beside its callbacks, so after an error nothing is apart: whoever follows
+/// anew is told everything as added, what the failed one had taken included.
+#[test]
+fn mo12_after_a_callback_that_failed_a_new_follower_begins_from_nothing() {
+    let mut scene = Scene::of(&[("/a", "1"), ("/b", "1"), ("/c", "1")]);
+    let ks = scene.ks.clone();
+    {
+        let teller = scene.teller();
+        let mut follow = pin!(ks.follow(.., teller));
+        assert_eq!(goes_on!(follow, scene), ["+/a 1", "+/b 1", "+/c 1", ".2"]);
+        scene.txn(&[("/a", Some("2")), ("/b", Some("refuse")), ("/c", None)]);
+        assert!(poll_once(follow.as_mut()).is_ready());
+        assert_eq!(scene.said(), ["~/a 1 2", "~/b 1 refuse"], "and nothing after that");
+    }
+    assert_eq!(ks.stats().followers, 0);
+    scene.txn(&[("/b", Some("2"))]);
+    let teller = scene.teller();
+    let mut follow = pin!(ks.follow(.., teller));
+    assert_eq!(goes_on!(follow, scene), ["+/a 2", "+/b 2", ".4"]);
+}
+
+#[test]
+fn mo13_the_first_end_of_a_batch_says_that_all_there_was_is_told() {
+    let mut scene = Scene::of(&[("/a", "1"), ("/b", "1")]);
+    let (ks, teller) = (scene.ks.clone(), scene.teller());
+    let mut follow = pin!(ks.follow(.., teller));
+    // What changes before it is run is a part of what there is.
+    scene.txn(&[("/b", Some("2"))]);
+    scene.txn(&[("/c", Some("1"))]);
+    assert_eq!(goes_on!(follow, scene), ["+/a 1", "+/b 2", "+/c 1", ".4"]);
+    // Nothing there is told as well: an end without anything before it.
+    let (ks, mut writer) = texts().writer();
+    let said = Said::default();
+    let mut follow = pin!(ks.follow(.., Teller(Arc::clone(&said))));
+    assert!(poll_once(follow.as_mut()).is_pending());
+    assert!(said.lock().unwrap().is_empty(), "before the load nobody knows what there is");
+    let store = History::new();
+    writer.load(store.header(), store.kvs()).unwrap();
+    assert!(poll_once(follow.as_mut()).is_pending());
+    assert_eq!(*said.lock().unwrap(), [".1"]);
+}

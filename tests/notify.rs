@@ -8,6 +8,8 @@ use common::{History, loaded, texts};
 use etcd_keyspace::{Entry, KeySpace, StopReason, Update, Writer};
 use tokio::sync::mpsc::{self, Receiver};
 
+const SECOND: Duration = Duration::from_secs(1);
+
 fn scene() -> (History, KeySpace<String>, Writer<String>) {
     let mut store = History::new();
     for key in ["/a/1", "/a/2", "/b/1"] {
@@ -32,7 +34,7 @@ async fn next(updates: &mut Receiver<Update<String>>) -> (String, Vec<String>, i
 
 /// Until nothing moves any more on the paused clock.
 async fn quiet(updates: &mut Receiver<Update<String>>) {
-    let more = tokio::time::timeout(Duration::from_secs(60), updates.recv()).await;
+    let more = tokio::time::timeout(SECOND * 60, updates.recv()).await;
     assert!(more.is_err(), "{more:?}");
 }
 
@@ -73,10 +75,10 @@ async fn cn4_a_closed_channel_and_a_dropped_handle_leave_nothing_behind() {
     next(&mut updates).await;
     let full = [(); 2].map(|()| ks.notify("/a/".."/a0", "full", sender.clone()).unwrap());
     drop(ks.notify("/a/".."/a0", "dropped", sender).unwrap());
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(SECOND).await;
     assert_eq!(ks.stats().followers, 3);
     drop(updates);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(SECOND).await;
     assert!(idle.is_finished() && full.iter().all(|watch| watch.is_finished()));
     assert_eq!(ks.stats().followers, 0);
     put(&mut store, &mut writer, "/a/1", "y");
@@ -115,7 +117,7 @@ async fn t63_cn1_cn9_errors_are_told_also_the_first() {
     let update = updates.recv().await.unwrap();
     assert!(matches!(update.result, Err(StopReason::Shutdown)), "{update:?}");
     assert_eq!((update.meta.revision, update.meta.loads), (0, 0));
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(SECOND).await;
     assert!(watch.is_finished());
     // And the last one otherwise.
     let (_, ks, writer) = scene();
@@ -150,4 +152,36 @@ async fn t63_cn10_in_a_new_epoch_the_revision_may_begin_below() {
     let delta = changes.next().await.unwrap();
     assert_eq!((delta.from_revision(), delta.to_revision(), delta.epoch()), (confirmed, backup, 2));
     assert_eq!(delta.iter().filter(|change| change.new().is_none()).count(), 2);
+}
+
+#[cfg(feature = "test-util")]
+#[tokio::test(start_paused = true)]
+async fn cn7_cn9_an_update_says_of_when_it_is_and_a_server_that_fails_sends_nothing() {
+    let etcd = etcd_keyspace::testing::FakeEtcd::new();
+    etcd.put("/k/a", "1");
+    let ks = KeySpace::builder("/k/").unwrap().bytes().start(etcd.clone()).await.unwrap();
+    let (sender, mut updates) = mpsc::channel(8);
+    let _watch = ks.notify(.., "all", sender).unwrap();
+    let first = updates.recv().await.unwrap();
+    assert_eq!((first.meta.revision, first.meta.epoch, first.meta.loads), (etcd.revision(), 1, 1));
+    // Whatever the mirror goes through, a watch sends when there is something new and not before.
+    let failing = SECOND * 90;
+    etcd.faults().down();
+    let nothing = tokio::time::timeout(failing, updates.recv()).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+    assert!(ks.status().current_as_of.is_some_and(|age| age >= failing), "{:?}", ks.status());
+    let revision = etcd.put("/k/a", "2");
+    etcd.faults().up();
+    let next = updates.recv().await.unwrap();
+    assert_eq!((next.meta.revision, next.meta.loads), (revision, 1));
+    // Whoever comes back has asked the store what is newest, and shows that.
+    let fresh = |update: &Update<_>| update.meta.age.is_some_and(|age| age < SECOND * 10);
+    assert!(fresh(&next), "{next:?}");
+    assert_eq!(next.result.unwrap()[0].value(), b"2");
+    // An event alone proves nothing of the store, so the age is that of the last question.
+    ks.sync().await.unwrap();
+    tokio::time::sleep(SECOND).await;
+    etcd.put("/k/a", "3");
+    let last = updates.recv().await.unwrap();
+    assert!(fresh(&last) && last.meta.age >= Some(SECOND), "{last:?}");
 }
