@@ -115,19 +115,12 @@
 //!
 //! # Following
 //!
-//! Whoever must act on changes, outside the lock and at its own pace:
-//!
-//! | you want | use |
-//! |---|---|
-//! | to keep something derived that is always of exactly the data shown | [`observe`](KeySpace::observe), [`derive`](KeySpace::derive): under the lock |
-//! | to apply net changes of a range somewhere else, whenever you get to it | [`changes`](KeySpace::changes) |
-//! | every event in order, none summed up | [`events`](KeySpace::events) |
-//! | callbacks for objects that enter, change in, and leave a filtered view | [`follow`](KeySpace::follow) |
-//! | the newest version of one key | [`watch_key`](KeySpace::watch_key) |
-//! | many ranges in one channel of yours | [`notify`](KeySpace::notify) |
-//! | to answer an HTTP client once a range differs from what it has seen | [`read_changed`](KeySpace::read_changed) with a [`Validator`] |
-//! | to read what another process has written or seen | [`read_at`](KeySpace::read_at) with a [`Token`] |
-//! | to wait for one condition | [`wait_until`](KeySpace::wait_until) |
+//! Whoever must act on changes, outside the lock and at its own pace, can take the net
+//! [`changes`](KeySpace::changes) of a range, be told every [event](KeySpace::events) of it in order, [`follow`](KeySpace::follow) the objects of a filtered view,
+//! [watch one key](KeySpace::watch_key), be [notified](KeySpace::notify) of many ranges in one channel,
+//! [block](KeySpace::read_changed) until a range differs from what a client has seen, or read
+//! [what another process has seen](KeySpace::read_at). [`guide::following`] says which fits what, what each
+//! costs, and what it guarantees at a reload, in a new epoch and at the end.
 //!
 //! A follower is woken when a key of its range changed. It delays nobody, has no queue that could
 //! overflow, and keeps alive what its range looked like when it was told last. One of every event reads
@@ -268,6 +261,14 @@ pub mod hazards {}
 #[cfg(doc)]
 #[doc = include_str!("../docs/storage.md")]
 pub mod storage {}
+
+/// How to choose.
+#[cfg(any(doc, doctest))]
+pub mod guide {
+    /// Which way to follow a key space fits what, what each costs, and what it guarantees.
+    #[doc = include_str!("../docs/following.md")]
+    pub mod following {}
+}
 
 /// Compiles the examples of the README, all of whose features are needed.
 #[cfg(all(doctest, feature = "json", feature = "test-util"))]
