@@ -296,6 +296,32 @@ mod tests {
         bounded.chain(keys().map(KeyRange::from)).chain([KeyRange::all()]).collect()
     }
 
+    /// A consumer may be polled by another task than before: the one that asked last is woken.
+    #[test]
+    fn t52_the_waker_of_the_last_look_is_woken_once() {
+        #[derive(Default)]
+        struct Woken(AtomicUsize);
+        impl std::task::Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let interests = Interests::default();
+        let ticket = interests.register(KeyRange::all());
+        let [first, last] = [Arc::new(Woken::default()), Arc::new(Woken::default())];
+        let look = |by: &Arc<Woken>| {
+            ticket.poll_touched(&mut Context::from_waker(&Waker::from(Arc::clone(by))))
+        };
+        assert!(look(&first).is_ready(), "the first look is owed");
+        assert!(look(&first).is_pending() && look(&last).is_pending());
+        interests.wake(&[b"a"], |key| *key);
+        interests.wake(&[b"a"], |key| *key);
+        let woken = [&first, &last].map(|woken| woken.0.load(Ordering::SeqCst));
+        assert_eq!((woken, ticket.woken()), ([0, 1], 1));
+        assert!(look(&last).is_ready() && look(&last).is_pending());
+        interests.remove(&ticket);
+    }
+
     #[test]
     fn exactly_those_are_touched_in_whose_range_a_key_changed() {
         let interests = Interests::default();
