@@ -357,7 +357,8 @@ async fn followed_backlog(
         let alone = catch_up(server, prefix, revisions, 0).await;
         ratios.push(followed.0 / alone.0);
         costs.push(followed.1 / alone.1);
-        (ours.push(followed.0), theirs.push(alone.0));
+        ours.push(followed.0);
+        theirs.push(alone.0);
         wakes = followed.2;
     }
     println!(
