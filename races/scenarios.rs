@@ -4,6 +4,8 @@
 //! woken is a deadlock, which shuttle reports with the schedule that leads to it. Must not use
 //! timers or sockets: shuttle schedules locks, threads and futures only.
 
+mod followers;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
