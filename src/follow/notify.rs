@@ -146,7 +146,8 @@ async fn run<T: Send + Sync + 'static>(
 ) {
     loop {
         let next = tokio::select! {
-            next = changes.next() => next,
+            // What changed is not kept while there is no room.
+            next = changes.next() => next.map(drop),
             () = sender.closed() => return,
         };
         let Ok(room) = sender.reserve().await else { return };
@@ -157,7 +158,7 @@ async fn run<T: Send + Sync + 'static>(
         let age = status.current_as_of;
         let meta = UpdateMeta { revision, epoch, age, loads: status.counters.loads };
         let ended = next.as_ref().is_err();
-        let result = next.map(|_| changes.entries().iter().map(Arc::clone).collect());
+        let result = next.map(|()| changes.entries().iter().map(Arc::clone).collect());
         room.send(Update { correlation_id: Arc::clone(&correlation_id), result, meta });
         if ended {
             return;
