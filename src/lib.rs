@@ -116,11 +116,12 @@
 //! # Following
 //!
 //! Whoever must act on changes, outside the lock and at its own pace, can take the net
-//! [`changes`](KeySpace::changes) of a range, be told every [event](KeySpace::events) of it in order, [`follow`](KeySpace::follow) the objects of a filtered view,
-//! [watch one key](KeySpace::watch_key), be [notified](KeySpace::notify) of many ranges in one channel,
-//! [block](KeySpace::read_changed) until a range differs from what a client has seen, or read
-//! [what another process has seen](KeySpace::read_at). [`guide::following`] says which fits what, what each
-//! costs, and what it guarantees at a reload, in a new epoch and at the end.
+//! [`changes`](KeySpace::changes) of a range, be told [every event](KeySpace::events) of it in order,
+//! [`follow`](KeySpace::follow) the objects of a filtered view, [watch one key](KeySpace::watch_key), be
+//! [notified](KeySpace::notify) of many ranges in one channel, [block](KeySpace::read_changed) until a range
+//! differs from what a client has seen, or read [what another process has seen](KeySpace::read_at).
+//! [`guide::following`] says which fits what, what each costs, and what it guarantees at a reload, in a
+//! new epoch and at the end.
 //!
 //! A follower is woken when a key of its range changed. It delays nobody, has no queue that could
 //! overflow, and keeps alive what its range looked like when it was told last. One of every event reads

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use etcd_keyspace::testing::FakeEtcd;
 use etcd_keyspace::{
-    FollowError, Header, KeySpace, OnHistoryChange, RawKeyValue, SimpleFollower, StopReason, Token,
-    WaitError,
+    EventsError, EventsOptions, FollowError, Header, KeySpace, OnHistoryChange, RawKeyValue,
+    SimpleFollower, Start, StopReason, Token, WaitError,
 };
 use fake::{builder, etcd};
 use tokio::task::JoinHandle;
@@ -157,6 +157,24 @@ async fn changes_as_a_stream(ks: Space) -> String {
     }
 }
 
+fn no_events(error: &EventsError) -> String {
+    match error {
+        EventsError::KeySpace(reason) => format!("KeySpace({})", kind(reason)),
+        error => panic!("{error}"),
+    }
+}
+
+async fn follow_events(ks: Space, start: Start) -> String {
+    let mut events = ks.events(.., start, EventsOptions::default());
+    drop(ks);
+    loop {
+        if let Err(error) = events.next().await {
+            assert_eq!(no_events(&events.next().await.unwrap_err()), no_events(&error));
+            return no_events(&error);
+        }
+    }
+}
+
 async fn follow(ks: Space) -> String {
     match ks.follow(.., SimpleFollower::<Vec<u8>>::new()).await {
         FollowError::Stopped(reason) => format!("Stopped({})", kind(&reason)),
@@ -227,9 +245,13 @@ async fn wait_until(ks: Space) -> String {
 type Way = fn(Space) -> Pin<Box<dyn Future<Output = String> + Send>>;
 
 /// Each way with how it says a reason.
-const WAYS: [(&str, &str, Way); 9] = [
+const WAYS: [(&str, &str, Way); 11] = [
     ("changes", "Err", |ks| Box::pin(changes(ks))),
     ("changes, as a stream", "Err", |ks| Box::pin(changes_as_a_stream(ks))),
+    ("events", "KeySpace", |ks| Box::pin(follow_events(ks, Start::Now))),
+    ("events, after what never comes", "KeySpace", |ks| {
+        Box::pin(follow_events(ks, Start::after(i64::MAX)))
+    }),
     ("follow", "Stopped", |ks| Box::pin(follow(ks))),
     ("watch_key", "Err", |ks| Box::pin(watch_key(ks))),
     ("notify", "Err", |ks| Box::pin(notify(ks))),
