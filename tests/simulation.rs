@@ -13,6 +13,8 @@
 mod audit;
 #[path = "simulation/consumers.rs"]
 mod consumers;
+#[path = "simulation/eventing.rs"]
+mod eventing;
 mod fake;
 #[path = "simulation/followers.rs"]
 mod followers;

@@ -20,7 +20,7 @@ use crate::truth::Shown;
 use crate::value::Value;
 
 /// Asks once; what is not there yet is left for the next time.
-fn ask_once<R>(future: impl Future<Output = R>) -> Option<R> {
+pub(crate) fn ask_once<R>(future: impl Future<Output = R>) -> Option<R> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,

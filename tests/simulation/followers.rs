@@ -11,6 +11,7 @@ use etcd_keyspace::{KeyRange, KeySpace, StopReason};
 use tokio::task::JoinHandle;
 
 use crate::consumers::{Blocking, Content, Folding, Mailbox, Marking, Marks, Seen, Watching, mark};
+use crate::eventing::Eventing;
 use crate::fake::PREFIX;
 use crate::reader::Reader;
 use crate::told::{Judge, Told};
@@ -69,6 +70,7 @@ impl Chance {
 /// One consumer, by how it is fed.
 enum Consumer {
     Folding(Box<Folding>),
+    Eventing(Box<Eventing>),
     Watching(Watching),
     Mailbox(Mailbox),
     Task { task: JoinHandle<StopReason>, knows: Knows },
@@ -115,6 +117,7 @@ impl Member {
     async fn ask(&mut self) -> Option<StopReason> {
         let asked = match &mut self.consumer {
             Consumer::Folding(folding) => folding.ask(),
+            Consumer::Eventing(eventing) => eventing.ask(),
             Consumer::Watching(watching) => watching.ask(),
             Consumer::Mailbox(mailbox) => mailbox.ask(),
             Consumer::Task { task, .. } if task.is_finished() => {
@@ -137,7 +140,7 @@ impl Member {
         match &self.consumer {
             Consumer::Mailbox(mailbox) => mailbox.expect_now(),
             Consumer::Task { knows, .. } => knows.expect_now(),
-            Consumer::Folding(_) | Consumer::Watching(_) => {}
+            Consumer::Folding(_) | Consumer::Eventing(_) | Consumer::Watching(_) => {}
         }
         None
     }
@@ -177,7 +180,7 @@ impl Crowd {
         let reader = &readers[self.chance.below(readers.len() as u64) as usize];
         let (judge, range) = (Judge::of(reader), self.chance.range());
         let eager = [0, 1, 3, 10][self.chance.below(4) as usize];
-        let consumer = match self.chance.below(8) {
+        let consumer = match self.chance.below(10) {
             0..=2 => Consumer::Folding(Box::new(Folding::new(judge, range))),
             3 => Consumer::Watching(Watching::new(judge, self.chance.key())),
             4 => {
@@ -192,6 +195,7 @@ impl Crowd {
                 Consumer::Task { task, knows }
             }
             6 => self.follower(judge, range, eager > 0),
+            7 | 8 => Consumer::Eventing(Box::new(Eventing::new(judge, range))),
             _ => {
                 let seen = Seen::default();
                 let knows = Knows::Seen(judge.clone(), range.clone(), Arc::clone(&seen));
@@ -275,7 +279,9 @@ impl Crowd {
 
     /// Whether to spend the time on seeing what is kept.
     pub(crate) fn weighs(&mut self) -> bool {
-        !self.members.is_empty() && self.chance.below(12) == 0
+        // Events are kept up to a bound of their own, once for all who follow them.
+        let events = |member: &Member| matches!(member.consumer, Consumer::Eventing(_));
+        !self.members.is_empty() && self.chance.below(8) == 0 && !self.members.iter().any(events)
     }
 
     /// C9: what is written while some never read is kept by nobody.

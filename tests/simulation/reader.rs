@@ -47,10 +47,11 @@ impl Reader {
         };
         let stops = kind == Kind::Restored && random(4) == 0;
         let policy = if stops { OnHistoryChange::Stop } else { OnHistoryChange::Reload };
+        let seed = etcd.random(u64::MAX);
         let mut builder = KeySpace::builder(PREFIX)
             .unwrap()
             .decoder(Value::decode)
-            .seed(etcd.random(u64::MAX))
+            .seed(seed)
             .apply_delay(delay)
             .bad_values(bad_values)
             .on_other_cluster(policy)
@@ -65,6 +66,10 @@ impl Reader {
         }
         if random(4) == 0 {
             builder = builder.intake_bytes_max(1 + random(200));
+        }
+        if seed % 4 == 0 {
+            // Most fall behind such a history.
+            builder = builder.event_history(1 + (seed / 4 % 40) as usize, 10_000);
         }
         if random(4) == 0 {
             builder = builder.audit_interval(CHECK_INTERVAL * 2);

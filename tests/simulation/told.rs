@@ -65,10 +65,20 @@ impl Judge {
     ) {
         let same = self.shown(range, at, |shown| same(told.clone(), shown));
         assert!(same, "C6: a consumer of {range:?} knows what was not shown at {at:?}");
+        self.check_truth(range, at.1, told);
+    }
+
+    /// What is told of a range is what an honest store was at that revision, shown or not.
+    pub(crate) fn check_truth<'a>(
+        &self,
+        range: &KeyRange,
+        revision: Revision,
+        told: impl Iterator<Item = &'a Shown>,
+    ) {
         if self.expect.honest {
             let mut truth = self.truth.lock().unwrap();
             truth.refresh();
-            let fits = truth.fits_within(range, 0, at.1, self.expect.bad_values, told);
+            let fits = truth.fits_within(range, 0, revision, self.expect.bad_values, told);
             fits.unwrap_or_else(|what| panic!("C2: a consumer of {range:?} is told: {what}"));
         }
     }
