@@ -160,6 +160,8 @@ pub(crate) struct Batch {
     /// The last event's revision; zero when every event was redelivered.
     pub(crate) revision: Revision,
     pub(crate) events: usize,
+    /// Those of them that delete.
+    pub(crate) deletes: usize,
     pub(crate) duplicates: usize,
     pub(crate) tolerated: Vec<Tolerated>,
     pub(crate) cluster_id: Option<u64>,
@@ -251,6 +253,7 @@ fn order<F>(
                 batch.duplicates += 1;
             } else {
                 batch.events += 1;
+                batch.deletes += usize::from(matches!(event, Event::Delete { .. }));
                 batch.revision = revision;
             }
             // No response has as many events as that: each is a few bytes long at least.

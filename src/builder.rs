@@ -157,7 +157,8 @@ pub struct Builder<T> {
 }
 
 impl<T: Send + Sync + 'static> Builder<T> {
-    /// Names the key space in logs; without a name it is called after its range.
+    /// Names the key space in logs, traces and metrics; without a name it is called after its range in
+    /// logs, and `unnamed` in metrics, whose labels must not show keys.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.options.name = name.into();
         self
@@ -353,11 +354,15 @@ impl<T: Send + Sync + 'static> Builder<T> {
 
     /// The same with a source that others use too.
     pub(crate) fn build_on(mut self, source: Arc<dyn Source>) -> (KeySpace<T>, Mirror<T>) {
+        #[cfg(feature = "metrics")]
+        let name = self.options.name.clone();
         if self.options.name.is_empty() {
             self.options.name = self.range.to_string();
         }
         let options = self.options.clone();
         let (ks, writer) = self.writer();
+        #[cfg(feature = "metrics")]
+        crate::metrics::attach(writer.shared(), &name);
         (ks, Mirror::new(writer, source, options))
     }
 

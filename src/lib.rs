@@ -170,6 +170,7 @@
 //! |---|---|---|
 //! | `json` | yes | `json()`, a decoder for JSON values |
 //! | `journal` | | `journal`, durable events with watchers that resume, and the state for a warm restart |
+//! | `metrics` | | `metrics`, figures for the recorder of the `metrics` crate, and their table |
 //! | `test-util` | | `testing`, an in-process etcd for tests of code that uses a key space |
 //! | `tls`, `tls-aws-lc`, `tls-native-roots`, `tls-webpki-roots` | | TLS of `etcd-client`, under its names |
 //!
@@ -197,6 +198,9 @@ pub mod journal;
 mod key;
 mod keyspace;
 mod known;
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub mod metrics;
 mod mirror;
 mod observer;
 mod packed;
@@ -211,6 +215,7 @@ mod source;
 mod status;
 #[cfg(feature = "test-util")]
 pub mod testing;
+mod timing;
 mod view;
 mod wait;
 mod writer;
@@ -243,7 +248,10 @@ pub use range::{IntoKeyRange, KeyRange, RangeError};
 pub use snapshot::Snapshot;
 pub use source::etcd::{Etcd, EtcdOptions};
 pub use source::{ServerVersion, Source, SourceError, SourceErrorKind};
-pub use status::{Counters, LoadProgress, ProgressBy, State, Stats, Status};
+pub use status::{
+    Counters, FailureCounts, LoadProgress, ObserverTimes, ProgressBy, State, Stats, Status,
+};
+pub use timing::Timing;
 pub use view::{Entries, OutsideRange, Range, View};
 pub use wait::{AtLeast, WaitError};
 pub use writer::{Applied, LoadError, Writer};

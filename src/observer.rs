@@ -9,12 +9,14 @@ use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use crate::decode::panic_message;
 use crate::delta::Delta;
 use crate::reentry::{ObserverScope, SpaceId};
+use crate::timing::{Timer, Timing};
 use crate::view::View;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -28,6 +30,7 @@ pub(crate) struct Slot<T> {
     registered: &'static Location<'static>,
     removed: Arc<AtomicBool>,
     poisoned: Option<String>,
+    timer: Timer,
     state: State,
     /// Only ever reached through `get_mut`: the mutex makes the slot `Sync` without asking the
     /// closure to be.
@@ -71,14 +74,18 @@ impl<T> Observers<T> {
 
     fn run_one(&mut self, index: usize, space: SpaceId, delta: &Delta<T>, view: &View<T>) {
         let (earlier, rest) = self.slots.split_at_mut(index);
-        let Some(Slot { registered, poisoned, state, run, .. }) = rest.first_mut() else { return };
+        let Some(Slot { registered, poisoned, timer, state, run, .. }) = rest.first_mut() else {
+            return;
+        };
         if poisoned.is_some() {
             return;
         }
         let scope = ObserverScope::enter(space, registered);
         let earlier = Earlier { slots: earlier };
         let run = run.get_mut();
+        let start = Instant::now();
         let ran = catch_unwind(AssertUnwindSafe(|| run(&mut **state, delta, view, &earlier)));
+        timer.since(start);
         drop(scope);
         if let Err(payload) = ran {
             let message = panic_message(&*payload);
@@ -105,6 +112,11 @@ impl<T> Observers<T> {
             Some(PoisonedObserver { registered: slot.registered, message })
         });
         poisoned.collect()
+    }
+
+    /// Where each observer was registered, and its times.
+    pub(crate) fn times(&self) -> impl Iterator<Item = (&'static Location<'static>, Timing)> {
+        self.slots.iter().map(|slot| (slot.registered, slot.timer.read()))
     }
 
     /// The state of `token`, as a reader sees it: a removed observer is gone at once.
@@ -152,9 +164,19 @@ impl<T> Slot<T> {
             registered,
             removed: Arc::new(AtomicBool::new(false)),
             poisoned: None,
+            timer: Timer::default(),
             state: Box::new(state),
             run: Mutex::new(Box::new(run)),
         }
+    }
+
+    /// Has the observer's times passed on to whom `tell` names.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn pass_times_on(
+        &self,
+        tell: impl FnOnce(&'static Location<'static>) -> crate::timing::Tell,
+    ) {
+        self.timer.pass_on(tell(self.registered));
     }
 
     /// The handle of this slot in the key space `space`.

@@ -23,6 +23,7 @@ use crate::observer::{Observer, Observers, Purge, Slot};
 use crate::range::KeyRange;
 use crate::reentry::{self, SpaceId};
 use crate::status::ReportCell;
+use crate::timing::Timer;
 use crate::view::View;
 use crate::wait::{Awaited, Wait, Waits};
 
@@ -36,6 +37,9 @@ pub(crate) struct Shared<T> {
     pub(crate) interests: Interests,
     pub(crate) history: History<T>,
     pub(crate) times: LockTimes,
+    pub(crate) timers: Timers,
+    #[cfg(feature = "metrics")]
+    pub(crate) gauge: std::sync::OnceLock<Box<dyn Gauge>>,
     pub(crate) mirrored: Arc<KeyRange>,
     /// Turns true when the last handle is gone or somebody asked for the end.
     pub(crate) shutdown: watch::Sender<bool>,
@@ -43,6 +47,42 @@ pub(crate) struct Shared<T> {
     pub(crate) driven: AtomicBool,
     /// Whether the mirror is a task of its own, which may give its thread away.
     pub(crate) spawned: AtomicBool,
+}
+
+/// What is timed beside the lock and the waits.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    pub(crate) load: Timer,
+    pub(crate) apply: Timer,
+}
+
+/// Whoever shows figures elsewhere: the feature `metrics` has one.
+#[cfg(feature = "metrics")]
+pub(crate) trait Gauge: Send + Sync {
+    /// The figures may have changed.
+    fn show(&self, figures: &Figures<'_>);
+    /// A batch of so many events was applied.
+    fn applied(&self, events: usize);
+    /// Whom to tell the times of an observer.
+    fn observer(&self, registered: &'static std::panic::Location<'static>) -> crate::timing::Tell;
+    /// The key space has ended.
+    fn ended(&self);
+}
+
+/// What can be shown of a key space, without taking its lock.
+#[cfg(feature = "metrics")]
+pub(crate) struct Figures<'a> {
+    pub(crate) report: &'a crate::status::Report,
+    pub(crate) revision: Revision,
+    pub(crate) confirmed: Revision,
+    pub(crate) keys: usize,
+    pub(crate) key_bytes: usize,
+    /// Takes time that grows with the number of runs.
+    pub(crate) heap_bytes: &'a dyn Fn() -> usize,
+    pub(crate) rejected: usize,
+    pub(crate) waits: usize,
+    pub(crate) followers: usize,
+    pub(crate) ended: bool,
 }
 
 /// How long readers may keep the mirror from applying before its thread is given to others.
@@ -85,6 +125,9 @@ impl<T: Send + Sync + 'static> Shared<T> {
             interests: Interests::default(),
             history: History::default(),
             times: LockTimes::default(),
+            timers: Timers::default(),
+            #[cfg(feature = "metrics")]
+            gauge: std::sync::OnceLock::new(),
             mirrored,
             shutdown: watch::Sender::new(false),
             driven: AtomicBool::new(false),
@@ -208,6 +251,10 @@ impl<T: Send + Sync + 'static> Shared<T> {
         self.refuse("registering an observer");
         let space: Weak<Self> = Arc::downgrade(self);
         let handle = slot.observer(space);
+        #[cfg(feature = "metrics")]
+        if let Some(gauge) = self.gauge.get() {
+            slot.pass_times_on(|registered| gauge.observer(registered));
+        }
         let mut slot = Some(slot);
         for attempt in 0.. {
             let seen = self.locked.read().view.share();
@@ -246,6 +293,39 @@ impl<T: Send + Sync + 'static> Shared<T> {
         self.cuts.end();
         self.interests.wake_all();
         self.history.interests.wake_all();
+        #[cfg(feature = "metrics")]
+        if let Some(gauge) = self.gauge.get() {
+            gauge.ended();
+        }
+    }
+
+    /// Tells that a batch was applied.
+    #[cfg_attr(not(feature = "metrics"), allow(clippy::unused_self, reason = "nobody to tell"))]
+    pub(crate) fn applied(&self, events: usize) {
+        #[cfg(feature = "metrics")]
+        if let Some(gauge) = self.gauge.get() {
+            gauge.applied(events);
+        }
+        #[cfg(not(feature = "metrics"))]
+        let _ = events;
+    }
+
+    /// Tells the figures of now: those of the view the writer has just shown, and of `report`.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn show(&self, report: &crate::status::Report, view: &View<T>) {
+        let Some(gauge) = self.gauge.get() else { return };
+        gauge.show(&Figures {
+            report,
+            revision: view.revision(),
+            confirmed: view.confirmed(),
+            keys: view.len(),
+            key_bytes: view.entries.key_bytes(),
+            heap_bytes: &|| view.entries.heap_bytes() + view.rejected.heap_bytes(),
+            rejected: view.rejected.len(),
+            waits: self.waits.pending(),
+            followers: self.interests.len() + self.history.interests.len(),
+            ended: self.waits.ended().is_some(),
+        });
     }
 
     /// Panics where waiting would never end.

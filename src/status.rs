@@ -5,6 +5,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 use crate::event::Revision;
 use crate::hold::Held;
 use crate::observer::PoisonedObserver;
+use crate::timing::Timing;
 
 /// What a key space is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -80,6 +82,15 @@ pub struct LoadProgress {
 pub struct Counters {
     /// Finished loads, the first one included.
     pub loads: u64,
+    /// Those of them that were made because the watch's revision was compacted.
+    pub loads_compacted: u64,
+    /// Those of them that were made because history had been lost: an event or a count did not continue
+    /// what was known, or an audit found a difference.
+    pub loads_gap: u64,
+    /// Those of them that were made because a response of the watch was too large.
+    pub loads_oversized: u64,
+    /// Those of them that were made because the store's history was another one.
+    pub loads_history: u64,
     /// Loads that had to start again, mostly because their revision was compacted meanwhile.
     pub load_restarts: u64,
     /// Reloads because the watch's revision was compacted.
@@ -102,10 +113,14 @@ pub struct Counters {
     pub watches: u64,
     /// Failures after which the mirror tried again.
     pub failures: u64,
+    /// The same by kind.
+    pub failures_by_kind: FailureCounts,
     /// Batches applied.
     pub batches: u64,
     /// Events applied.
     pub events: u64,
+    /// Those of them that delete; the others are puts.
+    pub deletes: u64,
     /// Events delivered again and dropped.
     pub duplicates: u64,
     /// Changes of entries shown to observers.
@@ -114,6 +129,21 @@ pub struct Counters {
     pub rejected: u64,
     /// Progress notifications or counts that moved `confirmed`.
     pub progress: u64,
+}
+
+/// Failures after which the mirror tried again, by kind; together they are
+/// [`failures`](Counters::failures).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct FailureCounts {
+    /// The endpoint could not be reached or could not answer, or the connection or watch ended.
+    pub unavailable: u64,
+    /// No answer, or no sign of life, in time.
+    pub timeout: u64,
+    /// Rights, the token or the request were refused.
+    pub refused: u64,
+    /// The answer broke the protocol, or was more than can be held.
+    pub malformed: u64,
 }
 
 /// What a key space is doing and how current it is, at one moment.
@@ -191,6 +221,27 @@ pub struct Stats {
     pub longest_write_hold: Duration,
     /// How long the write lock was held for the last batch or load, observers included.
     pub last_write_hold: Duration,
+    /// Finished loads, each from its begin until it was shown.
+    pub loads: Timing,
+    /// Applied batches, each with judging, decoding, merging and showing; the lock is held for the last
+    /// part only.
+    pub applies: Timing,
+    /// Waits for a revision or a `sync` that did not return at once, and ended with what they waited for.
+    pub waits_met: Timing,
+    /// Those that ended because the key space stopped or its history changed.
+    pub waits_failed: Timing,
+    /// Those that were given up by whoever waited, by a timeout for example.
+    pub waits_dropped: Timing,
+}
+
+/// What one observer costs; given by [`observer_times`](crate::KeySpace::observer_times).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ObserverTimes {
+    /// Where it was registered.
+    pub registered: &'static Location<'static>,
+    /// Its runs.
+    pub runs: Timing,
 }
 
 /// What the mirror writes and [`Status`] is made of; instants instead of ages.

@@ -9,12 +9,14 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::error::StopReason;
 use crate::event::Revision;
+use crate::timing::Timer;
 
 /// A wait ended without what it waited for.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -122,6 +124,15 @@ pub(crate) struct Waits {
     state: Mutex<State>,
     /// Tells the mirror that a new demand is there.
     pub(crate) demanded: Notify,
+    pub(crate) timers: WaitTimers,
+}
+
+/// How long waits for a revision or a linearizable read took, by how they ended.
+#[derive(Debug, Default)]
+pub(crate) struct WaitTimers {
+    pub(crate) met: Timer,
+    pub(crate) failed: Timer,
+    pub(crate) dropped: Timer,
 }
 
 impl Waits {
@@ -145,7 +156,7 @@ impl Waits {
             others: BTreeMap::new(),
             next_id: 0,
         };
-        Waits { state: Mutex::new(state), demanded: Notify::new() }
+        Waits { state: Mutex::new(state), demanded: Notify::new(), timers: WaitTimers::default() }
     }
 
     /// What was last published.
@@ -296,6 +307,8 @@ pub(crate) struct Wait<'a> {
     waits: &'a Waits,
     awaited: Awaited,
     id: Option<u64>,
+    /// Since when it has been pending, for waits that are timed.
+    since: Option<Instant>,
     /// Called before the wait would return pending: it may refuse by panicking.
     before_pending: Box<dyn Fn() + Send + Sync + 'a>,
 }
@@ -306,7 +319,7 @@ impl<'a> Wait<'a> {
         awaited: Awaited,
         before_pending: impl Fn() + Send + Sync + 'a,
     ) -> Self {
-        Wait { waits, awaited, id: None, before_pending: Box::new(before_pending) }
+        Wait { waits, awaited, id: None, since: None, before_pending: Box::new(before_pending) }
     }
 
     fn forget(&mut self, state: &mut State) {
@@ -335,6 +348,11 @@ impl Future for Wait<'_> {
         // Judging and registering under one lock leaves no gap in which a wake-up could be lost.
         if let Some(result) = judge(&state.published, this.awaited) {
             this.forget(&mut state);
+            drop(state);
+            if let Some(since) = this.since.take() {
+                let timers = &this.waits.timers;
+                if result.is_ok() { &timers.met } else { &timers.failed }.since(since);
+            }
             return Poll::Ready(result);
         }
         let first = this.id.is_none();
@@ -357,6 +375,7 @@ impl Future for Wait<'_> {
         drop(state);
         (this.before_pending)();
         if first && matches!(this.awaited, Awaited::Revision { .. } | Awaited::Sync { .. }) {
+            this.since = Some(Instant::now());
             this.waits.demanded.notify_one();
         }
         Poll::Pending
@@ -367,6 +386,9 @@ impl Drop for Wait<'_> {
     fn drop(&mut self) {
         let waits = self.waits;
         self.forget(&mut waits.state.lock());
+        if let Some(since) = self.since.take() {
+            waits.timers.dropped.since(since);
+        }
     }
 }
 

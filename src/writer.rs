@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use crate::batch::{ApplyError, Continuity, Known, Tolerated, judge};
 use crate::delta::{DeltaOrigin, Effects};
@@ -22,6 +22,8 @@ use crate::view::View;
 pub struct Applied {
     /// Events applied, before they were summed up per key.
     pub events: usize,
+    /// Those of them that delete.
+    pub deletes: usize,
     /// Events that were delivered before and dropped.
     pub duplicates: usize,
     /// Entries changed.
@@ -85,12 +87,21 @@ pub struct Writer<T: Send + Sync + 'static> {
     /// The writer's own hold on the view it published last.
     view: View<T>,
     member: Option<(u64, u64)>,
+    /// When the read under way was begun.
+    load_began: Option<Instant>,
 }
 
 impl<T: Send + Sync + 'static> Writer<T> {
     pub(crate) fn new(shared: Arc<Shared<T>>, decoding: Decoding<T>) -> Self {
         let view = View::empty(Arc::clone(&shared.mirrored));
-        Writer { shared, decoding, continuity: Continuity::Strict, view, member: None }
+        Writer {
+            shared,
+            decoding,
+            continuity: Continuity::Strict,
+            view,
+            member: None,
+            load_began: None,
+        }
     }
 
     /// The view as last published.
@@ -123,6 +134,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
     /// While this thread holds a read guard, or runs an observer, of the same key space.
     #[track_caller]
     pub fn apply(&mut self, responses: Vec<WatchResponse>) -> Result<Applied, ApplyError> {
+        let began = Instant::now();
         let header = responses.iter().rev().find_map(|response| response.header);
         let view = &self.view;
         let mut places = Vec::new();
@@ -139,9 +151,9 @@ impl<T: Send + Sync + 'static> Writer<T> {
         let mut batch = judge(known, responses)?;
         self.note_member(header);
         let tolerated = std::mem::take(&mut batch.tolerated);
-        let (events, duplicates) = (batch.events, batch.duplicates);
+        let (events, deletes, duplicates) = (batch.events, batch.deletes, batch.duplicates);
         let (revision, cluster_id) = (batch.revision, batch.cluster_id);
-        let mut applied = Applied { events, duplicates, tolerated, ..Applied::default() };
+        let mut applied = Applied { events, deletes, duplicates, tolerated, ..Applied::default() };
         if events > 0 {
             let mut effects = self.shared.history.is_kept().then(Effects::default);
             let now = SystemTime::now();
@@ -152,6 +164,8 @@ impl<T: Send + Sync + 'static> Writer<T> {
             next.view.cluster_id = next.view.cluster_id.or(cluster_id);
             applied.rejected = next.rejected;
             applied.changes = self.publish(next, DeltaOrigin::Events, effects);
+            self.shared.timers.apply.since(began);
+            self.shared.applied(events);
         }
         applied.revision = self.view.revision;
         applied.confirmed = self.view.confirmed;
@@ -176,7 +190,8 @@ impl<T: Send + Sync + 'static> Writer<T> {
     }
 
     /// Begins to take in a complete read beside what is shown.
-    pub(crate) fn begin_load(&self, same_history: bool) -> Loading<T> {
+    pub(crate) fn begin_load(&mut self, same_history: bool) -> Loading<T> {
+        self.load_began = Some(Instant::now());
         Loading::new(&self.view, self.decoding.clone(), same_history, SystemTime::now())
     }
 
@@ -228,6 +243,9 @@ impl<T: Send + Sync + 'static> Writer<T> {
         next.view.epoch += u64::from(!same_history || repaired);
         let rejected = next.rejected;
         let changes = self.publish(next, DeltaOrigin::Load, None);
+        if let Some(began) = self.load_began.take() {
+            self.shared.timers.load.since(began);
+        }
         Ok(Applied {
             changes,
             rejected,

@@ -23,20 +23,21 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("known", &["entry", "event", "packed", "view"]),
     ("edits", &["batch", "decode", "delta", "entry", "event", "known", "packed", "view"]),
     // L2: locked.
+    ("timing", &[]),
     ("reentry", &[]),
-    ("observer", &["decode", "delta", "reentry", "view"]),
+    ("observer", &["decode", "delta", "reentry", "timing", "view"]),
     ("guard", &["observer", "reentry", "view"]),
-    ("wait", &["error", "event"]),
+    ("wait", &["error", "event", "timing"]),
     ("hold", &["event"]),
     ("cut", &["event", "snapshot"]),
     ("interest", &["range"]),
     ("history", &["delta", "event", "interest", "packed", "view"]),
-    ("status", &["event", "hold", "observer"]),
+    ("status", &["event", "hold", "observer", "timing"]),
     (
         "shared",
         &[
             "cut", "delta", "error", "event", "guard", "history", "hold", "interest", "observer",
-            "range", "reentry", "status", "view", "wait",
+            "range", "reentry", "status", "timing", "view", "wait",
         ],
     ),
     (
@@ -65,11 +66,12 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     // L4: edges.
+    ("metrics", &["shared", "status", "timing"]),
     (
         "builder",
         &[
-            "decode", "delta", "edits", "entry", "error", "event", "history", "keyspace", "mirror",
-            "packed", "range", "shared", "source", "view", "wait", "writer",
+            "decode", "delta", "edits", "entry", "error", "event", "history", "keyspace",
+            "metrics", "mirror", "packed", "range", "shared", "source", "view", "wait", "writer",
         ],
     ),
     (

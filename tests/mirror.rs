@@ -12,6 +12,8 @@ mod loading;
 mod logs;
 #[path = "mirror/progress.rs"]
 mod progress;
+#[path = "mirror/spans.rs"]
+mod spans;
 #[path = "mirror/wire.rs"]
 mod wire;
 

@@ -21,7 +21,7 @@ use crate::range::KeyRange;
 use crate::reentry;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
-use crate::status::{State, Stats, Status};
+use crate::status::{ObserverTimes, State, Stats, Status};
 use crate::view::View;
 
 /// Does what is due when the last handle is gone: as a rule, tells the mirror.
@@ -217,7 +217,26 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
             longest_write_wait: nanos(&times.longest_write_wait),
             longest_write_hold: nanos(&times.longest_write_hold),
             last_write_hold: nanos(&times.last_write_hold),
+            loads: self.shared.timers.load.read(),
+            applies: self.shared.timers.apply.read(),
+            waits_met: self.shared.waits.timers.met.read(),
+            waits_failed: self.shared.waits.timers.failed.read(),
+            waits_dropped: self.shared.waits.timers.dropped.read(),
         }
+    }
+
+    /// How often each observer ran and how long it took, in the order of registration: whoever holds
+    /// up the readers is found here.
+    ///
+    /// # Panics
+    /// Inside an observer of the same key space.
+    #[must_use]
+    #[track_caller]
+    pub fn observer_times(&self) -> Vec<ObserverTimes> {
+        reentry::refuse_in_observer(self.shared.id(), "reading");
+        let guard = self.shared.read_past_writers();
+        let times = guard.observers.times();
+        times.map(|(registered, runs)| ObserverTimes { registered, runs }).collect()
     }
 
     /// The keys whose newest value could not be decoded, ascending by key (C10).

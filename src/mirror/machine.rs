@@ -41,7 +41,7 @@ use crate::writer::Applied;
 pub(crate) use self::audit::AuditKeys;
 use self::freshness::Freshness;
 pub(crate) use self::held::removes_too_much;
-pub(crate) use self::words::{Action, Input, Known, Purpose};
+pub(crate) use self::words::{Action, Input, Known, LoadReason, Purpose};
 
 /// The newest known change of one key; a store of the same history shows it at the cursor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,14 +89,21 @@ struct Reload {
     same_history: bool,
     /// Events are known to be lost, so other keys in etcd do not mean another history.
     doubted: bool,
+    reason: LoadReason,
 }
 
 impl Reload {
-    /// The history is the one the data is of.
-    const SAME: Reload = Reload { same_history: true, doubted: false };
+    /// There is nothing yet.
+    const FIRST: Reload =
+        Reload { same_history: true, doubted: false, reason: LoadReason::Initial };
+    /// The history is the one the data is of, and a part of it is compacted.
+    const COMPACTED: Reload = Reload { reason: LoadReason::Compacted, ..Reload::FIRST };
+    /// The same, and a part of it is too large to be had.
+    const OVERSIZED: Reload = Reload { reason: LoadReason::Oversized, ..Reload::FIRST };
     /// The same, but what is known of it has gaps.
-    const GAPS: Reload = Reload { same_history: true, doubted: true };
-    const ANEW: Reload = Reload { same_history: false, doubted: false };
+    const GAPS: Reload = Reload { doubted: true, reason: LoadReason::Gap, ..Reload::FIRST };
+    const ANEW: Reload =
+        Reload { same_history: false, doubted: false, reason: LoadReason::History };
 }
 
 /// What is remembered of an endpoint across connections to it.
@@ -357,6 +364,7 @@ impl Machine {
             Ok(applied) => {
                 counters.batches += u64::from(applied.events > 0);
                 counters.events += applied.events as u64;
+                counters.deletes += applied.deletes as u64;
                 counters.duplicates += applied.duplicates as u64;
                 counters.changes += applied.changes as u64;
                 counters.rejected += applied.rejected as u64;
@@ -371,7 +379,8 @@ impl Machine {
             }
             Err(error @ ApplyError::Discontinuity { .. }) => {
                 counters.discontinuities += 1;
-                tracing::warn!(%error, "the watch lost history; everything is read again");
+                let name = &self.options.name;
+                tracing::warn!(%name, %error, "the watch lost history; everything is read again");
                 // What is queued continues what was refused, and the load brings it all.
                 self.queue.clear();
                 self.report.last_error = Some(Arc::new(error));

@@ -105,7 +105,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         let machine = Machine::new(options.clone(), range, endpoints, first, seed, report);
         let shutdown = shared.shutdown.subscribe();
         Mirror {
-            sink: Sink::new(writer),
+            sink: Sink::new(writer, options.name.clone()),
             source,
             options,
             machine,
@@ -238,6 +238,8 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             }
         }
         self.sink.writer.shared().report.write(&self.machine.report);
+        #[cfg(feature = "metrics")]
+        self.sink.writer.shared().show(&self.machine.report, self.sink.writer.view());
     }
 
     fn act(&mut self, action: Action) {

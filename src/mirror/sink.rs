@@ -3,11 +3,16 @@
 //! Owns executing the actions that change the key space. They end at once and answer the machine.
 //! Must not do I/O.
 
+use tracing::Span;
+use tracing::field::Empty;
+
 use crate::cut::{GaveUp, Position};
 use crate::edits::Loading;
-use crate::event::{Header, RawKeyValue, Revision};
+use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
 use crate::known::Comparison;
-use crate::mirror::machine::{Action, AuditKeys, Input, Known, removes_too_much};
+use crate::mirror::machine::{
+    Action, AuditKeys, Input, Known, LoadReason, Probe, removes_too_much,
+};
 use crate::snapshot::Snapshot;
 use crate::writer::{LoadError, Writer};
 
@@ -15,11 +20,15 @@ pub(crate) struct Sink<T: Send + Sync + 'static> {
     pub(crate) writer: Writer<T>,
     loading: Option<Loading<T>>,
     auditing: Option<Comparison<T>>,
+    /// What the application calls the key space.
+    name: String,
+    /// The load under way, for whoever traces.
+    span: Span,
 }
 
 impl<T: Send + Sync + 'static> Sink<T> {
-    pub(crate) fn new(writer: Writer<T>) -> Self {
-        Sink { writer, loading: None, auditing: None }
+    pub(crate) fn new(writer: Writer<T>, name: String) -> Self {
+        Sink { writer, loading: None, auditing: None, name, span: Span::none() }
     }
 
     /// What the machine is told of the view.
@@ -45,13 +54,18 @@ impl<T: Send + Sync + 'static> Sink<T> {
                 waits.synced(ticket, revision);
                 None
             }
-            Action::BeginLoad { same_history } => {
+            Action::BeginLoad { same_history, reason } => {
+                self.span = self.load_span(reason);
                 self.loading = Some(self.writer.begin_load(same_history));
                 None
             }
-            Action::TakeKeys(kvs) => Some(Input::KeysTaken(self.take_keys(kvs))),
+            Action::TakeKeys(kvs) => {
+                let span = self.span.clone();
+                Some(Input::KeysTaken(span.in_scope(|| self.take_keys(kvs))))
+            }
             Action::FinishLoad { header, same_history, hold_above } => {
-                self.finish_load(header, same_history, hold_above)
+                let span = self.span.clone();
+                span.in_scope(|| self.finish_load(header, same_history, hold_above))
             }
             Action::Hold(held) => {
                 self.writer.shared().holds.offer(held);
@@ -62,7 +76,7 @@ impl<T: Send + Sync + 'static> Sink<T> {
                 Some(Input::AuditBegun(comparison.confirmed()))
             }
             Action::AuditKeys { keys, last } => self.audit(&keys, last),
-            Action::Apply(batch, newest) => Some(Input::Applied(newest, self.writer.apply(batch))),
+            Action::Apply(batch, newest) => Some(self.apply(batch, newest)),
             Action::CutHeld(number) => {
                 self.cut_held(number);
                 None
@@ -86,6 +100,7 @@ impl<T: Send + Sync + 'static> Sink<T> {
     /// Forgets a load and an audit under way.
     pub(crate) fn abandon(&mut self) {
         self.loading = None;
+        self.close_span("ERROR");
         self.writer.shared().holds.withdraw();
         self.end_audit();
     }
@@ -125,7 +140,59 @@ impl<T: Send + Sync + 'static> Sink<T> {
         }
         self.writer.shared().holds.withdraw();
         let loading = self.loading.take()?;
-        Some(Input::Loaded(self.writer.finish_load(loading, header, same_history)))
+        let loaded = self.writer.finish_load(loading, header, same_history);
+        if let Ok(applied) = &loaded {
+            self.span.record("db.response.returned_rows", self.writer.view().known_keys());
+            self.span.record("revision", applied.revision);
+        }
+        self.close_span(if loaded.is_ok() { "OK" } else { "ERROR" });
+        Some(Input::Loaded(loaded))
+    }
+
+    /// The span of a load: from its first request until it is shown or given up.
+    fn load_span(&self, reason: LoadReason) -> Span {
+        tracing::info_span!(
+            "keyspace.load",
+            otel.kind = "client",
+            otel.status_code = Empty,
+            db.system.name = "etcd",
+            db.operation.name = "Range",
+            db.response.returned_rows = Empty,
+            keyspace.name = self.name,
+            reason = reason.as_str(),
+            revision = Empty,
+        )
+    }
+
+    fn close_span(&mut self, status: &'static str) {
+        self.span.record("otel.status_code", status);
+        self.span = Span::none();
+    }
+
+    /// Applies a batch, in a span that observers run in too.
+    fn apply(&mut self, batch: Vec<WatchResponse>, newest: Option<Probe>) -> Input {
+        let span = tracing::debug_span!(
+            "keyspace.apply",
+            otel.kind = "consumer",
+            otel.status_code = Empty,
+            db.system.name = "etcd",
+            db.operation.name = "Watch",
+            db.operation.batch.size = Empty,
+            keyspace.name = self.name,
+            revision = Empty,
+        );
+        let applied = span.in_scope(|| self.writer.apply(batch));
+        match &applied {
+            Ok(applied) => {
+                span.record("db.operation.batch.size", applied.events);
+                span.record("revision", applied.revision);
+                span.record("otel.status_code", "OK");
+            }
+            Err(_) => {
+                span.record("otel.status_code", "ERROR");
+            }
+        }
+        Input::Applied(newest, applied)
     }
 
     fn audit(&mut self, keys: &AuditKeys, last: bool) -> Option<Input> {

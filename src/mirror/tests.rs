@@ -116,7 +116,7 @@ impl Chaos {
             lies,
             now: Instant::now(),
             machine,
-            sink: Sink::new(writer),
+            sink: Sink::new(writer, String::new()),
             ks,
             history: vec![Vec::new()],
             log: Vec::new(),

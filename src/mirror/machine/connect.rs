@@ -75,7 +75,7 @@ impl Machine {
     /// Asks who answers and how far its store is; without data there is nothing to compare.
     pub(super) fn identify(&mut self, now: Instant) {
         if !self.known.loaded {
-            return self.begin_load(now, Reload::SAME);
+            return self.begin_load(now, Reload::FIRST);
         }
         self.phase = Phase::Identifying;
         let request = self.revision_request();

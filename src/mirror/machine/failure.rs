@@ -43,6 +43,18 @@ impl Machine {
     /// Logs the first of a row of failures; the rest are counted.
     fn note_failure(&mut self, error: &SourceError, delay: Duration) {
         self.report.counters.failures += 1;
+        let kinds = &mut self.report.counters.failures_by_kind;
+        *match error.kind() {
+            SourceErrorKind::Timeout => &mut kinds.timeout,
+            SourceErrorKind::Unauthenticated
+            | SourceErrorKind::Denied
+            | SourceErrorKind::InvalidRequest
+            | SourceErrorKind::Unimplemented => &mut kinds.refused,
+            SourceErrorKind::Malformed | SourceErrorKind::TooLarge => &mut kinds.malformed,
+            SourceErrorKind::Unavailable
+            | SourceErrorKind::Compacted
+            | SourceErrorKind::FutureRevision => &mut kinds.unavailable,
+        } += 1;
         let name = &self.options.name;
         let endpoint = &self.endpoints[self.endpoint].0;
         let cause = error.source().map(ToString::to_string);

@@ -203,7 +203,7 @@ impl Machine {
             Ok(_) => self.gapless = cursor,
             Err(error) if error.kind() == SourceErrorKind::Compacted => {
                 self.report.counters.compactions += 1;
-                tracing::info!(since, "this server may have skipped what was compacted");
+                tracing::info!(name = %self.options.name, since, "this server may have skipped what was compacted");
                 self.schedule_reload(now, Reload::GAPS);
             }
             Err(error) => self.fail(now, error),
@@ -283,7 +283,8 @@ impl Machine {
         if page.kvs.is_empty() {
             // Nothing newer to deliver, yet the keys are not as many: history was lost before.
             self.report.counters.discontinuities += 1;
-            tracing::warn!("the store counts other keys; everything is read again");
+            let name = &self.options.name;
+            tracing::warn!(%name, "the store counts other keys; everything is read again");
             self.schedule_reload(now, Reload::GAPS);
         } else {
             self.fail(now, timeout("the store has changes that the watch does not deliver"));
@@ -302,7 +303,8 @@ impl Machine {
             return self.fail(now, timeout("the watch stopped answering"));
         }
         // It never answered: a gRPC proxy swallows the requests. Count from now on.
-        tracing::warn!("progress requests are not answered; completeness is found by counting");
+        let name = &self.options.name;
+        tracing::warn!(%name, "progress requests are not answered; completeness is found by counting");
         self.endpoints[self.endpoint].1.no_progress = true;
         self.fresh.suspecting = true;
         self.report.progress_by = ProgressBy::Count;

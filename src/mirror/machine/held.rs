@@ -107,8 +107,9 @@ impl Machine {
         let came = count.saturating_sub(hold.held.keys);
         let missing = (hold.held.removed as u64).saturating_sub(came);
         if !removes_too_much(missing, hold.held.known, self.options.hold_above) {
-            tracing::info!(count, "the store has more keys again; everything is read anew");
-            let reload = self.reload.unwrap_or(Reload::SAME);
+            let name = &self.options.name;
+            tracing::info!(%name, count, "the store has more keys again; everything is read anew");
+            let reload = self.reload.unwrap_or(Reload::FIRST);
             self.abandon_load();
             self.begin_load(now, reload);
         }

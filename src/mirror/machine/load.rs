@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use super::{Action, Freshness, Instant, Machine, Phase, Probe, Purpose, Reload, State};
+use super::{
+    Action, Freshness, Instant, LoadReason, Machine, Phase, Probe, Purpose, Reload, State,
+};
 use crate::error::StopReason;
 use crate::event::{Header, RawKeyValue};
 use crate::mirror::pager::{Pager, Step};
@@ -33,7 +35,7 @@ impl Machine {
         self.load_probe = None;
         self.load_asked = (at == 0).then_some(now);
         self.show_load();
-        self.act(Action::BeginLoad { same_history: reload.same_history });
+        self.act(Action::BeginLoad { same_history: reload.same_history, reason: reload.reason });
         self.ask_for_more(now);
     }
 
@@ -123,9 +125,10 @@ impl Machine {
         match result {
             Ok(applied) => {
                 self.held_since = None;
-                self.report.counters.loads += 1;
                 self.report.counters.rejected += applied.rejected as u64;
-                if self.reload.take().is_some_and(|reload| !reload.same_history) {
+                let reload = self.reload.take().unwrap_or(Reload::FIRST);
+                self.count_load(reload.reason);
+                if !reload.same_history {
                     // Revisions of the old history say nothing about the new one.
                     self.fresh = Freshness::default();
                     (self.told, self.went_back) = (0, 0);
@@ -157,6 +160,18 @@ impl Machine {
         }
     }
 
+    fn count_load(&mut self, reason: LoadReason) {
+        let counters = &mut self.report.counters;
+        counters.loads += 1;
+        match reason {
+            LoadReason::Initial => {}
+            LoadReason::Compacted => counters.loads_compacted += 1,
+            LoadReason::Gap => counters.loads_gap += 1,
+            LoadReason::Oversized => counters.loads_oversized += 1,
+            LoadReason::History => counters.loads_history += 1,
+        }
+    }
+
     pub(super) fn load_failed(&mut self, now: Instant, error: SourceError) {
         match error.kind() {
             SourceErrorKind::Compacted if self.options.load_at > 0 && !self.known.loaded => {
@@ -183,14 +198,15 @@ impl Machine {
         if self.load_restarts > RESTARTS_AT_ONCE {
             return self.fail(now, error);
         }
-        tracing::info!(restarts = self.load_restarts, "the load's revision was compacted");
-        let reload = self.reload.unwrap_or(Reload::SAME);
+        let name = &self.options.name;
+        tracing::info!(%name, restarts = self.load_restarts, "the load's revision was compacted");
+        let reload = self.reload.unwrap_or(Reload::FIRST);
         self.abandon_load();
         self.begin_load(now, reload);
     }
 
     fn load_in_pages(&mut self, now: Instant) {
-        let reload = self.reload.unwrap_or(Reload::SAME);
+        let reload = self.reload.unwrap_or(Reload::FIRST);
         self.abandon_load();
         self.endpoints[self.endpoint].1.no_range_stream = true;
         self.begin_load(now, reload);

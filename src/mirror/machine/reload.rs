@@ -20,7 +20,7 @@ impl Machine {
         self.close_watch();
         if self.unproven {
             let delay = self.backoff.next();
-            tracing::debug!(?delay, "a reload right after a load waits");
+            tracing::debug!(name = %self.options.name, ?delay, "a reload right after a load waits");
             return self.retreat(now, delay);
         }
         self.enter(now, State::Reloading);
@@ -56,7 +56,8 @@ impl Machine {
     fn read_anew(&mut self, now: Instant, what: &'static str) {
         if self.reload.is_none_or(|reload| reload.same_history) {
             self.report.counters.history_changes += 1;
-            tracing::warn!(what, "the store's history changed; everything is read anew");
+            let name = &self.options.name;
+            tracing::warn!(%name, what, "the store's history changed; everything is read anew");
         }
         self.reload = Some(Reload::ANEW);
         self.queue.clear();
@@ -73,10 +74,11 @@ impl Machine {
         if self.phase == Phase::Probing {
             self.enter(now, State::Reloading);
             // What was doubted stays so, should this load fail.
-            return self.begin_load(now, self.reload.unwrap_or(Reload::SAME));
+            return self.begin_load(now, self.reload.unwrap_or(Reload::COMPACTED));
         }
-        tracing::info!(revision = self.known.cursor, "the watch's revision is compacted");
-        self.schedule_reload(now, Reload::SAME);
+        let name = &self.options.name;
+        tracing::info!(%name, revision = self.known.cursor, "the watch's revision is compacted");
+        self.schedule_reload(now, Reload::COMPACTED);
     }
 
     /// A response of the watch is larger than the client accepts. The next watch asks for fragments;
@@ -97,6 +99,6 @@ impl Machine {
         self.report.last_error = Some(cause);
         self.too_large_at = None;
         self.queue.drop_fragments();
-        self.schedule_reload(now, Reload::SAME);
+        self.schedule_reload(now, Reload::OVERSIZED);
     }
 }

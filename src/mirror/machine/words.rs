@@ -31,6 +31,7 @@ pub(crate) enum Action {
     RequestProgress,
     BeginLoad {
         same_history: bool,
+        reason: LoadReason,
     },
     TakeKeys(Vec<RawKeyValue>),
     /// Show the load, unless it would remove more than a share of the keys.
@@ -70,6 +71,28 @@ pub(crate) enum Action {
     /// Loaded and watching for the first time, or again.
     Watching,
     Stop(StopReason),
+}
+
+/// Why everything is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LoadReason {
+    Initial,
+    Compacted,
+    Gap,
+    Oversized,
+    History,
+}
+
+impl LoadReason {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            LoadReason::Initial => "initial",
+            LoadReason::Compacted => "compacted",
+            LoadReason::Gap => "gap",
+            LoadReason::Oversized => "oversized",
+            LoadReason::History => "history",
+        }
+    }
 }
 
 /// What a range request is for.
