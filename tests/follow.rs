@@ -79,6 +79,12 @@ impl Follower {
             self.known.fold(&delta);
             assert_eq!(delta.to_revision(), ks.read().revision());
         }
+        let range = self.changes.range().clone();
+        assert_eq!(
+            self.changes.validator(),
+            Some(ks.read().validator(range)),
+            "C1, of what was told"
+        );
         assert_eq!(self.known, part(ks, self.changes.range()));
     }
 }

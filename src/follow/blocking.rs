@@ -46,6 +46,14 @@ pub struct Validator {
     sum: u64,
 }
 
+impl Validator {
+    /// Of what has this fingerprint in a cluster; nothing is loaded while there is none.
+    pub(super) fn new(cluster_id: Option<u64>, fingerprint: Fingerprint) -> Self {
+        let Fingerprint { newest, count, sum } = fingerprint;
+        Validator { cluster_id: cluster_id.unwrap_or_default(), newest, count, sum }
+    }
+}
+
 impl fmt::Display for Validator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Validator { cluster_id, newest, count, sum } = self;
@@ -101,10 +109,8 @@ impl<T> View<T> {
     /// [`OutsideRange`] when the view cannot know all keys of the range.
     pub fn try_validator(&self, range: impl Into<KeyRange>) -> Result<Validator, OutsideRange> {
         let range = OutsideRange::check(range.into(), self.mirrored())?;
-        let Fingerprint { newest, count, sum } =
-            self.entries.fingerprint(range.start(), range.end());
-        let cluster_id = self.cluster_id().unwrap_or_default();
-        Ok(Validator { cluster_id, newest, count, sum })
+        let fingerprint = self.entries.fingerprint(range.start(), range.end());
+        Ok(Validator::new(self.cluster_id(), fingerprint))
     }
 }
 

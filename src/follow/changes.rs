@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use futures_core::{FusedStream, Stream};
 
+use super::blocking::Validator;
 use super::interested::Interested;
 use crate::delta::{Change, Delta, DeltaOrigin};
 use crate::error::StopReason;
@@ -24,6 +25,7 @@ struct Told<T> {
     entries: Packed<T>,
     revision: Revision,
     epoch: u64,
+    cluster_id: Option<u64>,
 }
 
 /// The net changes of a range: what is there first, then differences, each when it is asked for.
@@ -126,6 +128,17 @@ impl<T: Send + Sync + 'static> Changes<T> {
         Range::of(told.slice(range.start(), range.end()))
     }
 
+    /// The validator of the range as it was told last: what a consumer shows that stores the fold of the
+    /// items, and goes on elsewhere or later where its range is still the same. `None` before the
+    /// first item.
+    #[must_use]
+    pub fn validator(&self) -> Option<Validator> {
+        let told = self.told.as_ref()?;
+        let range = self.interested.range();
+        let fingerprint = told.entries.fingerprint(range.start(), range.end());
+        Some(Validator::new(told.cluster_id, fingerprint))
+    }
+
     /// Passes over what has not been told yet.
     pub(super) fn catch_up(&mut self) {
         drop(self.difference());
@@ -175,7 +188,8 @@ impl<T: Send + Sync + 'static> Changes<T> {
         // The runs at both ends hold keys beside the range.
         let changes: Vec<_> = changes.filter(|change| range.contains(change.key())).collect();
         let (to, epoch) = (view.revision(), view.epoch());
-        self.told = Some(Told { entries, revision: to, epoch });
+        let cluster_id = view.cluster_id();
+        self.told = Some(Told { entries, revision: to, epoch, cluster_id });
         let owed = origin == DeltaOrigin::Registration || !changes.is_empty();
         owed.then_some(Delta { changes, origin, from, to, epoch })
     }
