@@ -1,4 +1,5 @@
-//! What can end the program early, in words for people.
+//! What can end the program early, in words for people; other examples use it too.
+#![allow(dead_code, reason = "each example uses a part of this")]
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -6,6 +7,7 @@ use std::future::Future;
 use std::io;
 
 use etcd_keyspace::SourceError;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 /// Why the program ends before its time.
@@ -79,9 +81,26 @@ impl From<etcd_client::Error> for Failure {
 pub(crate) struct Stop(watch::Receiver<bool>);
 
 impl Stop {
-    pub(crate) fn new() -> (Self, watch::Sender<bool>) {
+    /// Ctrl-C and SIGTERM end the program in order.
+    pub(crate) fn on_signals() -> Result<Self, Failure> {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
         let (sender, receiver) = watch::channel(false);
-        (Stop(receiver), sender)
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            sender.send_replace(true);
+            // Who looks later is to find it as well.
+            sender.closed().await;
+        });
+        Ok(Stop(receiver))
+    }
+
+    /// The flag itself, which turns true.
+    pub(crate) fn flag(&self) -> watch::Receiver<bool> {
+        self.0.clone()
     }
 
     /// Waits until the program is asked to end.

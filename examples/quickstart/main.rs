@@ -23,7 +23,6 @@ use std::time::Duration;
 
 use clap::Parser;
 use etcd_keyspace::{Etcd, EtcdOptions, KeyRange, KeySpace, Source};
-use tokio::signal::unix::{SignalKind, signal};
 
 use backends::{Backend, Writers};
 use etcd::EtcdServer;
@@ -61,7 +60,7 @@ fn user(text: &str) -> Result<(String, String), &'static str> {
 async fn main() -> ExitCode {
     let args = Args::parse();
     let mut screen = Screen::new();
-    let result = match stop_on_signals() {
+    let result = match Stop::on_signals() {
         Ok(mut stop) if args.endpoints.is_empty() => run_own(&args, &mut screen, &mut stop).await,
         Ok(mut stop) => attach(&args, &mut screen, &mut stop).await,
         Err(error) => Err(error),
@@ -161,19 +160,4 @@ async fn attach(args: &Args, screen: &mut Screen, stop: &mut Stop) -> Result<(),
     follow.run(screen, stop).await?;
     ks.shutdown().await;
     Ok(())
-}
-
-/// Ctrl-C and SIGTERM end the program in order.
-fn stop_on_signals() -> Result<Stop, Failure> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let (stop, sender) = Stop::new();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        sender.send_replace(true);
-    });
-    Ok(stop)
 }

@@ -1,0 +1,108 @@
+//! The HTTP read API of one key space: a router to copy into a service.
+//!
+//! Owns the routes, what all requests share, and serving until somebody asks for the end. `query`
+//! answers reads, `events` streams changes, `health` says how the service is, `document` is the value
+//! type, and `pulse` what the live page plots. Must not know where etcd is or who writes.
+
+mod document;
+mod events;
+mod health;
+mod pulse;
+mod query;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::response::Html;
+use axum::routing::get;
+use etcd_keyspace::KeySpace;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub(crate) use document::{Document, decode};
+
+/// The time of a request that does not say how long it may wait, and what blocking reads may ask for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Reads that wait for a revision, or for the first load, are given up after this.
+    pub(crate) deadline: Duration,
+    /// `?wait=` is cut to this.
+    pub(crate) wait_max: Duration,
+    /// `/readyz` says no when the data is older than this.
+    pub(crate) fresh: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            deadline: Duration::from_secs(10),
+            wait_max: Duration::from_secs(60),
+            fresh: Duration::from_secs(15),
+        }
+    }
+}
+
+/// What every handler has: cheap to clone, as a key space is.
+#[derive(Clone)]
+pub(crate) struct Service {
+    ks: KeySpace<Document>,
+    limits: Limits,
+    /// The figures of the last second, made once for all who look.
+    pulse: watch::Receiver<Arc<str>>,
+    metrics: PrometheusHandle,
+    /// Turns true when the service is to end: whoever waits is answered, whoever streams is let go.
+    stopping: watch::Receiver<bool>,
+}
+
+impl Service {
+    /// Must be made before the key space has loaded, so that no change is missed by the plots.
+    pub(crate) fn new(
+        ks: KeySpace<Document>,
+        limits: Limits,
+        metrics: PrometheusHandle,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        let pulse = pulse::start(&ks);
+        Service { ks, limits, pulse, metrics, stopping }
+    }
+
+    fn router(self) -> Router {
+        Router::new()
+            .route("/", get(async || Html(include_str!("../page.html"))))
+            .route("/kv", get(query::read))
+            .route("/events", get(events::stream))
+            .route("/livez", get(health::live))
+            .route("/readyz", get(health::ready))
+            .route("/metrics", get(health::metrics))
+            .with_state(self)
+    }
+
+    /// Waits until the service is to end.
+    async fn stopped(&self) {
+        // Without a sender nobody can ask for the end any more, which is the end too.
+        let _ = self.stopping.clone().wait_for(|stop| *stop).await;
+    }
+
+    /// Serves until it is asked to stop, and then until every answer under way is out.
+    pub(crate) async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+        let this = self.clone();
+        let stopped = async move { this.stopped().await };
+        axum::serve(listener, self.router()).with_graceful_shutdown(stopped).await
+    }
+}
+
+/// A recorder for `/metrics`, with buckets that fit. Install it before the key space is built.
+pub(crate) fn recorder() -> PrometheusBuilder {
+    const SECONDS: [f64; 12] =
+        [1e-5, 1e-4, 2.5e-4, 1e-3, 2.5e-3, 1e-2, 2.5e-2, 0.1, 0.25, 1.0, 5.0, 30.0];
+    const EVENTS: [f64; 7] = [1.0, 3.0, 10.0, 30.0, 100.0, 1_000.0, 10_000.0];
+    let suffix = |text: &str| Matcher::Suffix(text.to_owned());
+    let builder = PrometheusBuilder::new();
+    // Only empty lists of buckets are refused.
+    builder
+        .set_buckets_for_metric(suffix("_duration_seconds"), &SECONDS)
+        .and_then(|builder| builder.set_buckets_for_metric(suffix("_events"), &EVENTS))
+        .unwrap_or_default()
+}
