@@ -56,6 +56,11 @@ impl Authority {
         Pair { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 
+    /// Its own certificate, as text.
+    pub(super) fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
     /// TLS options that trust this authority.
     pub(super) fn trusted(&self) -> TlsOptions {
         TlsOptions::new().ca_certificate(Certificate::from_pem(self.issuer.pem()))
