@@ -63,7 +63,7 @@ impl Authority {
 
     /// TLS options that trust this authority.
     pub(super) fn trusted(&self) -> TlsOptions {
-        TlsOptions::new().ca_certificate(Certificate::from_pem(self.issuer.pem()))
+        TlsOptions::new().ca_certificate(Certificate::from_pem(self.pem()))
     }
 
     /// A server with a certificate for `host`. With `mutual` it wants one of its clients too, and
@@ -83,7 +83,7 @@ impl Authority {
         ];
         let mut tls = self.trusted().domain_name(host);
         if mutual {
-            let authority = file("authority.pem", &self.issuer.pem());
+            let authority = file("authority.pem", &self.pem());
             args.push(format!("--trusted-ca-file={}", authority.display()));
             args.push("--client-cert-auth".to_owned());
             tls = tls.identity(self.client("the test").identity());
