@@ -4,6 +4,8 @@
 //! those of the module's documentation.
 #![cfg(feature = "journal")]
 
+#[path = "journal/faulty.rs"]
+mod faulty;
 #[path = "journal/opening.rs"]
 mod opening;
 #[path = "journal/reading.rs"]
@@ -12,6 +14,8 @@ mod reading;
 mod state;
 #[path = "journal/storing.rs"]
 mod storing;
+#[path = "journal/watchers.rs"]
+mod watchers;
 
 use std::sync::Arc;
 use std::time::Duration;

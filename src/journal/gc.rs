@@ -24,15 +24,15 @@ pub struct Collected {
     pub unfinished: bool,
 }
 
-/// Removes the oldest events while they are too old or all too large, but nothing from `floor` on.
+/// Removes the oldest events while they are too old or all too large, but nothing that
+/// a checkpoint has not passed.
 pub(super) fn collect(
     tables: &mut Tables<'_>,
     retention: &Retention,
     now: SystemTime,
-    floor: u64,
 ) -> Result<Collected, StorageFault> {
     let begun = Instant::now();
-    let floor = if retention.past_checkpoints { u64::MAX } else { floor.min(tables.unpassed()?) };
+    let floor = if retention.past_checkpoints { u64::MAX } else { tables.unpassed()? };
     let oldest_kept = retention.age.and_then(|age| now.checked_sub(age));
     let mut collected = Collected::default();
     loop {

@@ -48,6 +48,9 @@
 //! behind; afterwards the call is carried out and only its answer is lost. Dropping a read changes
 //! nothing.
 //!
+//! In tests with tokio's paused clock, time runs ahead to the next timer while the journal's own thread
+//! works: that thread is not the runtime's to see.
+//!
 //! # Failures
 //!
 //! After a fault of the storage (a full disk, a failing one, damage) the journal is off: calls fail with
@@ -77,18 +80,23 @@
 //! and form for ever. A file of each version is kept under `tests/journal/` and opened by a test.
 
 mod backend;
+mod delivery;
 mod error;
 mod event;
 mod filter;
 mod format;
 mod gc;
 mod handle;
+mod handler;
 mod options;
 mod position;
 mod queue;
 mod read;
+mod registry;
 mod state;
 mod store;
+mod watcher;
+mod watching;
 mod writer;
 
 pub use backend::MemoryStorage;
@@ -98,9 +106,13 @@ pub use filter::Filter;
 pub use format::Checkpoint;
 pub use gc::Collected;
 pub use handle::{Journal, JournalStatus, Pending, TryAppendError};
+pub use handler::{Handler, async_handler_fn, handler_fn};
 pub use options::{Durability, JournalOptions, OnFailure, OptionsError, Retention, Verify};
 pub use position::{Beyond, Position};
 pub use read::{Page, ReadOptions};
 /// The storage engine's trait for what a journal is stored in; see [`Journal::open_in`].
 pub use redb::StorageBackend;
+pub use registry::Registry;
 pub use state::{Cursor, MirrorBatch, StateChange, StateReader, StoredMirror};
+pub use watcher::Watcher;
+pub use watching::{Checkpoints, Retry, WatcherError, WatcherOptions, WatcherState, WatcherStats};

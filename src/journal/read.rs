@@ -94,7 +94,7 @@ impl Shared {
     }
 
     /// Why nothing can be read, or what is there.
-    fn readable(&self) -> Result<Extent, StorageFault> {
+    pub(super) fn readable(&self) -> Result<Extent, StorageFault> {
         let figures = self.figures.lock();
         match &figures.off {
             Some((fault, _)) => Err(fault.clone()),

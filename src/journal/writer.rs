@@ -3,7 +3,7 @@
 //! Owns when to commit durably, to collect, to reopen after a failure and to close. Must not be
 //! waited for on an async thread: answers come through the queue.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -94,8 +94,8 @@ pub(super) struct Shared {
     pub(super) head: watch::Sender<Head>,
     pub(super) figures: Mutex<Figures>,
     pub(super) cache: Mutex<Cache>,
-    /// The next events of running watchers that keep checkpoints: not to be collected.
-    pub(super) floors: Mutex<HashMap<u64, u64>>,
+    /// The ids of all watchers there are, since each has one checkpoint.
+    pub(super) watchers: Mutex<HashSet<String>>,
     pub(super) ended: watch::Sender<Option<Result<(), StorageFault>>>,
 }
 
@@ -116,7 +116,7 @@ impl Shared {
                 failures: 0,
             }),
             cache: Mutex::new(Cache::new(options.cache_events, options.cache_bytes)),
-            floors: Mutex::default(),
+            watchers: Mutex::default(),
             ended: watch::Sender::new(None),
             options,
         });
@@ -410,9 +410,7 @@ fn apply(
             Ok(Answer::Done)
         }
         Work::Collect(now) => {
-            let floor = shared.floors.lock().values().copied().min().unwrap_or(u64::MAX);
-            let retention = &shared.options.retention;
-            Ok(Answer::Collected(gc::collect(tables, retention, now, floor)?))
+            Ok(Answer::Collected(gc::collect(tables, &shared.options.retention, now)?))
         }
         Work::Flush => Ok(Answer::Done),
     })
