@@ -4,8 +4,16 @@
 //! those of the module's documentation.
 #![cfg(feature = "journal")]
 
+#[path = "journal/crash.rs"]
+mod crash;
+#[path = "journal/faults.rs"]
+mod faults;
 #[path = "journal/faulty.rs"]
 mod faulty;
+#[path = "journal/fixture.rs"]
+mod fixture;
+#[path = "journal/model.rs"]
+mod model;
 #[path = "journal/opening.rs"]
 mod opening;
 #[path = "journal/reading.rs"]

@@ -52,6 +52,8 @@ struct State {
     failing: Option<(usize, Kind, io::ErrorKind)>,
     /// How often it fails; then it is mended.
     times: usize,
+    /// The call from which on nothing works any more, as in a process that is gone.
+    dead_from: Option<usize>,
     generation: u64,
     locked: bool,
 }
@@ -88,6 +90,11 @@ impl Faulty {
         self.state.lock().unwrap().calls
     }
 
+    /// The process is gone from the `nth` call on, counted from the first of all.
+    pub(crate) fn die_at(&self, nth: usize) {
+        self.state.lock().unwrap().dead_from = Some(nth);
+    }
+
     /// The machine loses power. Of the writes since the last sync those are kept whose bit in
     /// `kept` is set, the first at the lowest bit, repeated every 64.
     pub(crate) fn crash(&self, kept: u64) {
@@ -99,7 +106,7 @@ impl Faulty {
             }
         }
         state.shown = state.synced.clone();
-        state.failing = None;
+        (state.failing, state.dead_from) = (None, None);
         state.locked = false;
         // What the dead process still does must not reach the disk.
         state.generation += 1;
@@ -121,6 +128,9 @@ impl Handle {
         }
         let call = state.calls;
         state.calls += 1;
+        if state.dead_from.is_some_and(|dead| call >= dead) {
+            return Err(io::Error::other("the process is dead"));
+        }
         if let Some((from, failing, error)) = state.failing
             && failing == kind
             && call >= from
