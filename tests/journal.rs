@@ -12,6 +12,8 @@ mod faults;
 mod faulty;
 #[path = "journal/fixture.rs"]
 mod fixture;
+#[path = "journal/kit.rs"]
+mod kit;
 #[path = "journal/model.rs"]
 mod model;
 #[path = "journal/opening.rs"]

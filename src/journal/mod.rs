@@ -81,6 +81,8 @@
 
 mod backend;
 mod delivery;
+#[cfg(feature = "test-util")]
+mod doubles;
 mod error;
 mod event;
 mod filter;
@@ -93,6 +95,7 @@ mod position;
 mod queue;
 mod read;
 mod registry;
+mod serializer;
 mod state;
 mod store;
 mod watcher;
@@ -100,6 +103,8 @@ mod watching;
 mod writer;
 
 pub use backend::MemoryStorage;
+#[cfg(feature = "test-util")]
+pub use doubles::{Recorder, replay};
 pub use error::{CheckpointError, HandlingError, OpenError, ReadError, StorageFault, StoreError};
 pub use event::{NewEvent, Operation, StoredEvent};
 pub use filter::Filter;
@@ -113,6 +118,9 @@ pub use read::{Page, ReadOptions};
 /// The storage engine's trait for what a journal is stored in; see [`Journal::open_in`].
 pub use redb::StorageBackend;
 pub use registry::Registry;
+pub use serializer::{
+    DeserializationError, Json, RegisterError, SerializationError, Serializer, Types,
+};
 pub use state::{Cursor, MirrorBatch, StateChange, StateReader, StoredMirror};
 pub use watcher::Watcher;
 pub use watching::{Checkpoints, Retry, WatcherError, WatcherOptions, WatcherState, WatcherStats};
