@@ -45,3 +45,9 @@ fn ranges_and_queries_answer_as_defined() {
 fn the_mirror_survives_any_messages() {
     replay("wire", bodies::wire::run);
 }
+
+#[cfg(feature = "journal")]
+#[test]
+fn any_file_is_refused_as_a_journal_or_read_without_a_gap() {
+    replay("journal_open", bodies::journal_open::run);
+}

@@ -8,6 +8,8 @@ pub mod apply;
 mod check;
 pub mod edits;
 mod input;
+#[cfg(feature = "journal")]
+pub mod journal_open;
 mod keys;
 pub mod ranges;
 mod store;

@@ -182,6 +182,16 @@ impl MemoryStorage {
         MemoryStorage::default()
     }
 
+    /// One with the content of a journal's file.
+    #[must_use]
+    pub fn of_file(file: &[u8]) -> Self {
+        let storage = MemoryStorage::new();
+        let bytes = &storage.shared.bytes;
+        let filled = bytes.set_len(file.len() as u64).and_then(|()| bytes.write(0, file));
+        debug_assert!(filled.is_ok(), "memory does not fail");
+        storage
+    }
+
     /// What [`Journal::open_in`](super::Journal::open_in) takes.
     pub fn opener(&self) -> impl Fn() -> io::Result<MemoryStorage> + Send + Sync + 'static {
         let storage = self.clone();
