@@ -4,6 +4,7 @@
 //! cache of recent events. Reads block on the disk, so they run where blocking is allowed.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,7 +117,7 @@ impl Shared {
             head.borrow_and_update();
             let extent = self.readable()?;
             if next < extent.next {
-                let found = self.look(next, options).await?;
+                let found = self.look(next..extent.next, options).await?;
                 next = found.next;
                 if !found.events.is_empty() {
                     return Ok(Page { events: found.events, next: Position::After(next - 1) });
@@ -139,29 +140,36 @@ impl Shared {
         }
     }
 
-    async fn look(self: &Arc<Self>, from: u64, options: &ReadOptions) -> Result<Found, ReadError> {
+    /// Looks no further than what the figures say: what is committed and not told yet must not be
+    /// seen by one call and be beyond the end for the next.
+    async fn look(
+        self: &Arc<Self>,
+        what: Range<u64>,
+        options: &ReadOptions,
+    ) -> Result<Found, ReadError> {
         let limit = options.limit.max(1);
-        if let Some(found) = self.cache.lock().look(from, limit, &options.filter) {
+        if let Some(found) = self.cache.lock().look(what.clone(), limit, &options.filter) {
             return Ok(found);
         }
         let (shared, filter) = (Arc::clone(self), options.filter.clone());
-        blocking(move || scan(&shared.begin_read()?, from, limit, &filter)).await
+        blocking(move || scan(&shared.begin_read()?, what, limit, &filter)).await
     }
 }
 
 fn scan(
     transaction: &ReadTransaction,
-    from: u64,
+    what: Range<u64>,
     limit: usize,
     filter: &Filter,
 ) -> Result<Found, ReadError> {
+    let from = what.start;
     let table = transaction.open_table(format::EVENTS).map_err(StorageFault::from)?;
     let extent = store::extent(&table, log_in(transaction)?)?;
     if from < extent.oldest {
         return Err(ReadError::Collected { asked: from, oldest: extent.oldest });
     }
     let (mut next, mut events, mut bytes) = (from, Vec::new(), 0);
-    for item in table.range(from..).map_err(StorageFault::from)?.take(SCAN_EVENTS) {
+    for item in table.range(what).map_err(StorageFault::from)?.take(SCAN_EVENTS) {
         let (sequence, record) = item.map_err(StorageFault::from)?;
         let sequence = sequence.value();
         if sequence != next {
@@ -214,14 +222,16 @@ impl Cache {
     }
 
     /// `None` when events from `from` on are not all here.
-    fn look(&self, from: u64, limit: usize, filter: &Filter) -> Option<Found> {
+    fn look(&self, what: Range<u64>, limit: usize, filter: &Filter) -> Option<Found> {
+        let from = what.start;
         let oldest = self.events.front()?.sequence;
         let begin = usize::try_from(from.checked_sub(oldest)?).ok()?;
         if begin >= self.events.len() {
             return None;
         }
         let (mut next, mut events, mut bytes) = (from, Vec::new(), 0);
-        for event in self.events.range(begin..) {
+        let events_from = self.events.range(begin..);
+        for event in events_from.take_while(|event| event.sequence < what.end) {
             next += 1;
             if filter.matches(&event.object_type, event.operation) {
                 bytes += event.bytes();
