@@ -167,6 +167,15 @@ pub(crate) struct Batch {
     pub(crate) cluster_id: Option<u64>,
 }
 
+impl Batch {
+    /// Its events as they arrived, without those that were dropped.
+    pub(crate) fn arrivals(&self) -> Vec<Event> {
+        let mut events: Vec<_> = self.keys.iter().flat_map(|key| &key.events).collect();
+        events.sort_by_key(|(at, _)| *at);
+        events.into_iter().map(|(_, event)| event.clone()).collect()
+    }
+}
+
 /// What a batch is judged against.
 pub(crate) struct Known<'a, F> {
     pub(crate) range: &'a KeyRange,

@@ -16,11 +16,13 @@ use crate::error::StopReason;
 use crate::event::Revision;
 use crate::history;
 use crate::keyspace::KeySpace;
-use crate::mirror::{Mirror, OnHistoryChange, OnHold, Options};
+use crate::mirror::{Feed, Mirror, OnHistoryChange, OnHold, Options, Warm};
 use crate::packed;
 use crate::range::{IntoKeyRange, KeyRange, RangeError};
 use crate::shared::{Changes, Shared};
 use crate::source::Source;
+use crate::status::State;
+use crate::tap::Tap;
 use crate::view::View;
 use crate::wait::{Awaited, WaitError};
 use crate::writer::{LoadError, Writer};
@@ -88,6 +90,22 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     }
 }
 
+/// Where data comes from before etcd, and where it goes besides.
+struct Store<T> {
+    warm: Option<MakeWarm<T>>,
+    keeper: Option<MakeKeeper>,
+}
+
+/// Made with the name and the range of the key space.
+type MakeWarm<T> = Box<dyn FnOnce(&str, &KeyRange) -> Warm<T> + Send>;
+type MakeKeeper = Box<dyn FnOnce(&str, &KeyRange) -> (Tap, Feed) + Send>;
+
+impl<T> Default for Store<T> {
+    fn default() -> Self {
+        Store { warm: None, keeper: None }
+    }
+}
+
 /// A builder that has its range and needs to know how values are decoded.
 #[must_use = "give it a decoder"]
 pub struct NeedsDecoder<T> {
@@ -100,7 +118,13 @@ impl<T: Send + Sync + 'static> NeedsDecoder<T> {
     /// [`json()`](crate::json), or a type of your own.
     pub fn decoder(self, decoder: impl Decoder<T>) -> Builder<T> {
         let decoding = Decoding { decoder: Arc::new(decoder), bad_values: BadValues::default() };
-        Builder { range: self.range, decoding, history: None, options: Options::default() }
+        Builder {
+            range: self.range,
+            decoding,
+            history: None,
+            store: Store::default(),
+            options: Options::default(),
+        }
     }
 
     /// Decodes values as JSON; short for `decoder(json())`.
@@ -153,6 +177,7 @@ pub struct Builder<T> {
     range: KeyRange,
     decoding: Decoding<T>,
     history: Option<history::Bounds>,
+    store: Store<T>,
     options: Options,
 }
 
@@ -308,13 +333,42 @@ impl<T: Send + Sync + 'static> Builder<T> {
         self
     }
 
+    /// What to do when what a former mirror [stored](Builder::restore) cannot be used; it stops unless
+    /// set.
+    #[cfg(feature = "journal")]
+    pub fn on_bad_store(mut self, on_bad_store: crate::OnBadStore) -> Self {
+        self.options.on_bad_store = on_bad_store;
+        self
+    }
+
+    /// Sets what brings stored data before etcd is asked.
+    #[cfg(feature = "journal")]
+    pub(crate) fn warm(
+        mut self,
+        warm: impl FnOnce(&str, &KeyRange) -> Warm<T> + Send + 'static,
+    ) -> Self {
+        self.store.warm = Some(Box::new(warm));
+        self
+    }
+
+    /// Sets what everything is given to, and what stores it.
+    #[cfg(feature = "journal")]
+    pub(crate) fn keeper(
+        mut self,
+        keeper: impl FnOnce(&str, &KeyRange) -> (Tap, Feed) + Send + 'static,
+    ) -> Self {
+        self.store.keeper = Some(Box::new(keeper));
+        self
+    }
+
     /// Makes all random choices (first endpoint, jitter) repeatable, for tests.
     pub fn seed(mut self, seed: u64) -> Self {
         self.options.seed = Some(seed);
         self
     }
 
-    /// Starts the mirror as a task and returns when it has loaded and watches.
+    /// Starts the mirror as a task and returns when it has loaded and watches, or serves what was
+    /// stored.
     ///
     /// Failures that may pass are retried, so without a [`load_timeout`](Builder::load_timeout) it
     /// waits for etcd as long as it takes.
@@ -332,7 +386,10 @@ impl<T: Send + Sync + 'static> Builder<T> {
         let (ks, mirror) = self.build(source);
         ks.shared().spawned.store(true, Ordering::Release);
         tokio::spawn(mirror.run());
-        match ks.started().await {
+        let served = ks.loaded().await;
+        let restored = ks.status().state == State::Restored;
+        let served = if restored || served.is_err() { served } else { ks.started().await };
+        match served {
             Ok(_) => Ok(ks),
             Err(WaitError::Stopped(reason)) => Err(reason),
             // Waits for the start have no epoch and no cluster that could be another one.
@@ -360,10 +417,18 @@ impl<T: Send + Sync + 'static> Builder<T> {
             self.options.name = self.range.to_string();
         }
         let options = self.options.clone();
-        let (ks, writer) = self.writer();
+        let Store { warm, keeper } = std::mem::take(&mut self.store);
+        let range = self.range.clone();
+        let (ks, mut writer) = self.writer();
+        let warm = warm.map(|warm| warm(&options.name, &range));
+        let keeper = keeper.map(|keeper| {
+            let (tap, keeper) = keeper(&options.name, &range);
+            writer.set_tap(tap);
+            keeper
+        });
         #[cfg(feature = "metrics")]
         crate::metrics::attach(writer.shared(), &name);
-        (ks, Mirror::new(writer, source, options))
+        (ks, Mirror::new(writer, source, options, warm, keeper))
     }
 
     /// Makes the key space with its writer and without any mirror, for tests that play etcd by

@@ -57,6 +57,14 @@ pub enum StopReason {
         /// The revision of the reload.
         revision: Revision,
     },
+    /// What a former mirror stored cannot be used, and the policy is to stop. Set it aside, or allow
+    /// a load instead.
+    #[error("what is stored cannot be used")]
+    NotRestored {
+        /// What is wrong with it.
+        #[source]
+        cause: Arc<dyn StdError + Send + Sync>,
+    },
     /// The first load did not finish within its time limit. Retry, or raise the limit.
     #[error("the first load did not finish in time")]
     LoadTimeout {

@@ -213,6 +213,8 @@ mod shared;
 mod snapshot;
 mod source;
 mod status;
+#[cfg_attr(not(feature = "journal"), allow(dead_code, reason = "only a journal stores"))]
+mod tap;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod timing;
@@ -242,6 +244,8 @@ pub use follow::{
 pub use guard::ReadGuard;
 pub use hold::{Held, NotHeld};
 pub use keyspace::{KeySpace, Rejected, WeakKeySpace};
+#[cfg(feature = "journal")]
+pub use mirror::OnBadStore;
 pub use mirror::{Mirror, OnHistoryChange, OnHold};
 pub use observer::{Derived, DerivedError, Earlier, Observer, PoisonedObserver};
 pub use range::{IntoKeyRange, KeyRange, RangeError};

@@ -4,7 +4,7 @@
 //! registering and removing observers. Must not know where views come from.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -23,6 +23,7 @@ use crate::observer::{Observer, Observers, Purge, Slot};
 use crate::range::KeyRange;
 use crate::reentry::{self, SpaceId};
 use crate::status::ReportCell;
+use crate::tap::Room;
 use crate::timing::Timer;
 use crate::view::View;
 use crate::wait::{Awaited, Wait, Waits};
@@ -36,6 +37,8 @@ pub(crate) struct Shared<T> {
     pub(crate) cuts: CutCell<T>,
     pub(crate) interests: Interests,
     pub(crate) history: History<T>,
+    /// The way to whoever stores what is taken in.
+    pub(crate) tapped: OnceLock<Arc<Room>>,
     pub(crate) times: LockTimes,
     pub(crate) timers: Timers,
     #[cfg(feature = "metrics")]
@@ -124,6 +127,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
             cuts: CutCell::new(),
             interests: Interests::default(),
             history: History::default(),
+            tapped: OnceLock::new(),
             times: LockTimes::default(),
             timers: Timers::default(),
             #[cfg(feature = "metrics")]

@@ -7,7 +7,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -24,6 +24,8 @@ pub enum State {
     /// The first load is under way; reads are empty.
     #[default]
     Loading,
+    /// What a former mirror stored is served; etcd has not confirmed it yet.
+    Restored,
     /// Loaded and watching.
     Live,
     /// The watch broke and is being reopened; the last data is served.
@@ -41,6 +43,7 @@ impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             State::Loading => "loading",
+            State::Restored => "restored",
             State::Live => "live",
             State::Reconnecting => "reconnecting",
             State::Reloading => "reloading",
@@ -91,6 +94,8 @@ pub struct Counters {
     pub loads_oversized: u64,
     /// Those of them that were made because the store's history was another one.
     pub loads_history: u64,
+    /// Those because a [journal](crate::Builder::journal) had to be caught up with.
+    pub loads_stored: u64,
     /// Loads that had to start again, mostly because their revision was compacted meanwhile.
     pub load_restarts: u64,
     /// Reloads because the watch's revision was compacted.
@@ -163,6 +168,8 @@ pub struct Status {
     pub epoch: u64,
     /// For how long the state has been what it is.
     pub state_age: Duration,
+    /// How old the stored data is, in the state [`Restored`](State::Restored).
+    pub restored_age: Option<Duration>,
     /// How long ago etcd last sent anything.
     pub last_contact: Option<Duration>,
     /// How long ago the last linearizable revision known to be in the view was asked for: the view
@@ -170,6 +177,10 @@ pub struct Status {
     pub current_as_of: Option<Duration>,
     /// The last failure, cleared when the mirror is live again and has proof of it.
     pub last_error: Option<Arc<dyn StdError + Send + Sync>>,
+    /// Why what is taken in is not [stored](crate::Builder::journal) at the moment; the key space
+    /// goes on.
+    #[cfg(feature = "journal")]
+    pub store_error: Option<Arc<dyn StdError + Send + Sync>>,
     /// The endpoint in use.
     pub endpoint: Option<String>,
     /// How progress is learned.
@@ -249,6 +260,7 @@ pub struct ObserverTimes {
 pub(crate) struct Report {
     pub(crate) state: State,
     pub(crate) state_since: Instant,
+    pub(crate) stored_at: Option<SystemTime>,
     pub(crate) last_contact: Option<Instant>,
     pub(crate) current_as_of: Option<Instant>,
     pub(crate) last_error: Option<Arc<dyn StdError + Send + Sync>>,
@@ -267,6 +279,7 @@ impl ReportCell {
         ReportCell(Mutex::new(Report {
             state: State::Loading,
             state_since: Instant::now(),
+            stored_at: None,
             last_contact: None,
             current_as_of: None,
             last_error: None,

@@ -14,6 +14,7 @@ use crate::error::StopReason;
 use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
 use crate::known::Comparison;
 use crate::shared::{Changes, Shared};
+use crate::tap::{Tap, Tapped, Through};
 use crate::view::View;
 
 /// What one applied batch did.
@@ -89,6 +90,7 @@ pub struct Writer<T: Send + Sync + 'static> {
     member: Option<(u64, u64)>,
     /// When the read under way was begun.
     load_began: Option<Instant>,
+    tap: Option<Tap>,
 }
 
 impl<T: Send + Sync + 'static> Writer<T> {
@@ -101,6 +103,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
             view,
             member: None,
             load_began: None,
+            tap: None,
         }
     }
 
@@ -112,6 +115,17 @@ impl<T: Send + Sync + 'static> Writer<T> {
 
     pub(crate) fn shared(&self) -> &Arc<Shared<T>> {
         &self.shared
+    }
+
+    /// Gives everything on from here too, raw.
+    pub(crate) fn set_tap(&mut self, tap: Tap) {
+        // There is one writer, and it gets its tap before anything else.
+        let _ = self.shared.tapped.set(tap.shared());
+        self.tap = Some(tap);
+    }
+
+    pub(crate) fn tap(&self) -> Option<&Tap> {
+        self.tap.as_ref()
     }
 
     /// Sets how strictly events must continue what is known; strict unless set.
@@ -155,6 +169,8 @@ impl<T: Send + Sync + 'static> Writer<T> {
         let (revision, cluster_id) = (batch.revision, batch.cluster_id);
         let mut applied = Applied { events, deletes, duplicates, tolerated, ..Applied::default() };
         if events > 0 {
+            let tapped = self.tap.is_some().then(|| batch.arrivals());
+            let from = Through::of(&self.view);
             let mut effects = self.shared.history.is_kept().then(Effects::default);
             let now = SystemTime::now();
             let mut next =
@@ -166,6 +182,9 @@ impl<T: Send + Sync + 'static> Writer<T> {
             applied.changes = self.publish(next, DeltaOrigin::Events, effects);
             self.shared.timers.apply.since(began);
             self.shared.applied(events);
+            if let (Some(tap), Some(events)) = (&self.tap, tapped) {
+                tap.give(Tapped::Events { from, to: Through::of(&self.view), events });
+            }
         }
         applied.revision = self.view.revision;
         applied.confirmed = self.view.confirmed;
@@ -193,6 +212,22 @@ impl<T: Send + Sync + 'static> Writer<T> {
     pub(crate) fn begin_load(&mut self, same_history: bool) -> Loading<T> {
         self.load_began = Some(Instant::now());
         Loading::new(&self.view, self.decoding.clone(), same_history, SystemTime::now())
+    }
+
+    /// Shows what was stored of a former mirror of the range, complete through `through`.
+    #[track_caller]
+    pub(crate) fn restore(
+        &mut self,
+        loading: Loading<T>,
+        through: Through,
+    ) -> Result<(), LoadError> {
+        let Through { cluster_id, epoch, revision } = through;
+        let header = Header { cluster_id, revision, ..Header::default() };
+        self.check_load(&loading, header, false)?;
+        let mut next = loading.finish(revision);
+        (next.view.cluster_id, next.view.epoch) = (Some(cluster_id), epoch);
+        self.publish(next, DeltaOrigin::Load, None);
+        Ok(())
     }
 
     /// Keeps the view aside to be compared with etcd.
@@ -246,6 +281,9 @@ impl<T: Send + Sync + 'static> Writer<T> {
         if let Some(began) = self.load_began.take() {
             self.shared.timers.load.since(began);
         }
+        if let Some(tap) = &self.tap {
+            tap.give(Tapped::LoadEnds { to: Through::of(&self.view) });
+        }
         Ok(Applied {
             changes,
             rejected,
@@ -264,7 +302,11 @@ impl<T: Send + Sync + 'static> Writer<T> {
     pub fn confirm(&mut self, revision: Revision) {
         if revision > self.view.confirmed {
             self.shared.confirm(revision);
+            let from = Through::of(&self.view);
             self.view.confirmed = revision;
+            if let Some(tap) = &self.tap {
+                tap.give(Tapped::Progress { from, to: Through::of(&self.view) });
+            }
         }
     }
 

@@ -14,6 +14,9 @@ mod faulty;
 mod fixture;
 #[path = "journal/kit.rs"]
 mod kit;
+#[cfg(feature = "test-util")]
+#[path = "journal/mirrored.rs"]
+mod mirrored;
 #[path = "journal/model.rs"]
 mod model;
 #[path = "journal/opening.rs"]

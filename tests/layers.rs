@@ -31,13 +31,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("hold", &["event"]),
     ("cut", &["event", "snapshot"]),
     ("interest", &["range"]),
+    ("tap", &["event", "view"]),
     ("history", &["delta", "event", "interest", "packed", "view"]),
     ("status", &["event", "hold", "observer", "timing"]),
     (
         "shared",
         &[
             "cut", "delta", "error", "event", "guard", "history", "hold", "interest", "observer",
-            "range", "reentry", "status", "timing", "view", "wait",
+            "range", "reentry", "status", "tap", "timing", "view", "wait",
         ],
     ),
     (
@@ -47,7 +48,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "snapshot", "status", "view", "wait",
         ],
     ),
-    ("writer", &["batch", "delta", "edits", "error", "event", "known", "shared", "view"]),
+    ("writer", &["batch", "delta", "edits", "error", "event", "known", "shared", "tap", "view"]),
     // L3: fan-out.
     (
         "follow",
@@ -62,7 +63,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "mirror",
         &[
             "batch", "cut", "edits", "entry", "error", "event", "hold", "keyspace", "known",
-            "range", "snapshot", "source", "status", "wait", "writer",
+            "range", "snapshot", "source", "status", "tap", "wait", "writer",
         ],
     ),
     // L4: edges.
@@ -71,7 +72,8 @@ const LAYERS: &[(&str, &[&str])] = &[
         "builder",
         &[
             "decode", "delta", "edits", "entry", "error", "event", "history", "keyspace",
-            "metrics", "mirror", "packed", "range", "shared", "source", "view", "wait", "writer",
+            "metrics", "mirror", "packed", "range", "shared", "source", "status", "tap", "view",
+            "wait", "writer",
         ],
     ),
     (
@@ -82,8 +84,8 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("testing", &["event", "range", "source"]),
-    // Knows words only: nothing below knows of it, and it does not know the mirror.
-    ("journal", &["decode", "event"]),
+    // Nothing below knows of it: it sets what a mirror begins with, and takes from its tap.
+    ("journal", &["builder", "decode", "event", "mirror", "range", "tap"]),
 ];
 
 /// What the pure layer must not name.

@@ -329,6 +329,18 @@ pub(super) fn mirror_in(
     stored.map(|stored| read_mirror(mirror, stored.value())).transpose()
 }
 
+/// All mirrors that have something stored.
+pub(super) fn mirrors_in(
+    transaction: &ReadTransaction,
+) -> Result<Vec<(String, StoredMirror)>, StorageFault> {
+    let mut all = Vec::new();
+    for item in transaction.open_table(MIRRORS)?.iter()? {
+        let (mirror, record) = item?;
+        all.push((mirror.value().to_owned(), read_mirror(mirror.value(), record.value())?.stored));
+    }
+    Ok(all)
+}
+
 /// The record of one key, and its seal.
 pub(super) fn write_state(kv: &RawKeyValue) -> (Vec<u8>, u64) {
     let mut record = unsealed(32 + kv.value.len());

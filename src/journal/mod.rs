@@ -81,6 +81,7 @@
 
 mod backend;
 mod delivery;
+mod difference;
 #[cfg(feature = "test-util")]
 mod doubles;
 mod error;
@@ -90,6 +91,7 @@ mod format;
 mod gc;
 mod handle;
 mod handler;
+mod mirror;
 mod options;
 mod position;
 mod queue;
@@ -112,6 +114,7 @@ pub use format::Checkpoint;
 pub use gc::Collected;
 pub use handle::{Journal, JournalStatus, Pending, TryAppendError};
 pub use handler::{Handler, async_handler_fn, handler_fn};
+pub use mirror::MirrorOptions;
 pub use options::{Durability, JournalOptions, OnFailure, OptionsError, Retention, Verify};
 pub use position::{Beyond, Position};
 pub use read::{Page, ReadOptions};

@@ -181,6 +181,12 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
             confirmed: published.confirmed,
             epoch: published.epoch,
             state_age: age(report.state_since),
+            #[cfg(feature = "journal")]
+            store_error: self.shared.tapped.get().and_then(|room| room.error()),
+            restored_age: report
+                .stored_at
+                .filter(|_| report.state == State::Restored)
+                .map(|at| at.elapsed().unwrap_or_default()),
             last_contact: report.last_contact.map(age),
             current_as_of: report.current_as_of.map(age),
             last_error: report.last_error,

@@ -25,7 +25,7 @@
 //! | `etcd_keyspace_rejected_keys` | gauge | | | Keys whose newest value could not be decoded. |
 //! | `etcd_keyspace_pending_waits` | gauge | | | Waits pending. |
 //! | `etcd_keyspace_subscribers` | gauge | | | Ranges followed outside the lock. |
-//! | `etcd_keyspace_loads_total` | counter | | `reason` | Finished loads: `initial`, `compacted`, `gap`, `oversized` or `history`. |
+//! | `etcd_keyspace_loads_total` | counter | | `reason` | Finished loads: `initial`, `compacted`, `gap`, `oversized`, `history` or `stored`. |
 //! | `etcd_keyspace_load_restarts_total` | counter | | | Loads that had to start again. |
 //! | `etcd_keyspace_holds_total` | counter | | | Reloads held because they would have removed too many keys. |
 //! | `etcd_keyspace_watch_restarts_total` | counter | | `reason` | Failures after which the mirror tried again: `unavailable`, `timeout`, `refused` or `malformed`. |
@@ -169,7 +169,8 @@ fn rising(name: &Arc<str>) -> Vec<Rising> {
         Rising { counter, figure }
     };
     let initial = |c: &Counters| {
-        let others = c.loads_compacted + c.loads_gap + c.loads_oversized + c.loads_history;
+        let others =
+            c.loads_compacted + c.loads_gap + c.loads_oversized + c.loads_history + c.loads_stored;
         c.loads - others
     };
     let mut all = vec![
@@ -178,6 +179,7 @@ fn rising(name: &Arc<str>) -> Vec<Rising> {
         by(names::LOADS, "reason", "gap", |c| c.loads_gap),
         by(names::LOADS, "reason", "oversized", |c| c.loads_oversized),
         by(names::LOADS, "reason", "history", |c| c.loads_history),
+        by(names::LOADS, "reason", "stored", |c| c.loads_stored),
         plain(names::LOAD_RESTARTS, |c| c.load_restarts),
         plain(names::HOLDS, |c| c.holds),
         by(names::EVENTS, "type", "put", |c| c.events - c.deletes),

@@ -110,7 +110,7 @@ pub const ALL: &[Metric] = &[
         Kind::Counter,
         "",
         "reason",
-        "Finished loads: initial, compacted, gap, oversized or history.",
+        "Finished loads: initial, compacted, gap, oversized, history or stored.",
     ),
     metric(LOAD_RESTARTS, Kind::Counter, "", "", "Loads that had to start again."),
     metric(

@@ -20,6 +20,7 @@ mod words;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
@@ -29,9 +30,10 @@ use crate::entry::Numbers;
 use crate::error::StopReason;
 use crate::event::{Revision, WatchResponse};
 use crate::mirror::backoff::Backoff;
-use crate::mirror::options::{OnHistoryChange, OnHold, Options};
+use crate::mirror::options::{OnBadStore, OnHistoryChange, OnHold, Options};
 use crate::mirror::pager::Pager;
 use crate::mirror::queue::{Due, Queue};
+use crate::mirror::warm::Cause;
 use crate::range::KeyRange;
 use crate::source::{RangePage, ServerVersion, SourceError, SourceErrorKind};
 use crate::status::{LoadProgress, ProgressBy, Report, State};
@@ -100,6 +102,8 @@ impl Reload {
     const COMPACTED: Reload = Reload { reason: LoadReason::Compacted, ..Reload::FIRST };
     /// The same, and a part of it is too large to be had.
     const OVERSIZED: Reload = Reload { reason: LoadReason::Oversized, ..Reload::FIRST };
+    /// The same, and whoever stores what is taken in needs all of it.
+    const STORED: Reload = Reload { reason: LoadReason::Stored, ..Reload::FIRST };
     /// The same, but what is known of it has gaps.
     const GAPS: Reload = Reload { doubted: true, reason: LoadReason::Gap, ..Reload::FIRST };
     const ANEW: Reload =
@@ -234,6 +238,9 @@ impl Machine {
                 self.load_deadline = self.options.load_timeout.map(|limit| now + limit);
                 self.connect(now);
             }
+            Input::Restored { stored_at, newest } => self.restored(now, stored_at, newest),
+            Input::NotRestored(cause) => self.not_restored(cause),
+            Input::LoadWanted => self.load_wanted(now),
             Input::Connected(result) => self.connected(now, result),
             Input::Version(result) => self.versioned(now, result),
             Input::TokenRefreshed(result) => self.token_refreshed(now, result),
@@ -258,6 +265,36 @@ impl Machine {
             Input::Tick => {}
         }
         self.tick(now);
+    }
+
+    /// What a former mirror stored is shown; etcd will be asked whether it is of its history.
+    fn restored(&mut self, now: Instant, stored_at: SystemTime, newest: Option<Probe>) {
+        self.enter(now, State::Restored);
+        self.report.stored_at = Some(stored_at);
+        self.probe = newest;
+        self.gapless = self.known.cursor;
+        self.cursor_moved();
+    }
+
+    fn not_restored(&mut self, cause: Cause) {
+        if self.options.on_bad_store == OnBadStore::Stop {
+            return self.stop(StopReason::NotRestored { cause });
+        }
+        let name = &self.options.name;
+        tracing::warn!(%name, error = %cause, "what is stored cannot be used; everything is read");
+        self.report.last_error = Some(cause);
+    }
+
+    /// Whoever stores what is taken in has lost its place.
+    fn load_wanted(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Live | Phase::Opening | Phase::Creating { .. } => {
+                self.schedule_reload(now, Reload::STORED);
+            }
+            // A load that is under way, or not begun yet, serves as well.
+            _ if self.known.loaded && self.reload.is_none() => self.reload = Some(Reload::STORED),
+            _ => {}
+        }
     }
 
     fn ranged(&mut self, now: Instant, purpose: Purpose, result: Result<RangePage, SourceError>) {
@@ -411,6 +448,10 @@ impl Machine {
     }
 
     fn enter(&mut self, now: Instant, state: State) {
+        if self.report.state == State::Restored && state == State::Reconnecting {
+            // It has not been connected yet.
+            return;
+        }
         if self.report.state != state {
             tracing::info!(name = %self.options.name, from = %self.report.state, to = %state,
                 revision = self.known.cursor, "key space changed state");

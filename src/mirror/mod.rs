@@ -13,6 +13,8 @@ mod queue;
 mod sink;
 #[cfg(test)]
 mod tests;
+#[cfg_attr(not(feature = "journal"), allow(dead_code, reason = "only a journal stores"))]
+mod warm;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -30,16 +32,21 @@ use crate::error::StopReason;
 use crate::source::{
     Connection, RangeChunk, RangeStream, Source, SourceError, SourceErrorKind, WatchStream,
 };
+use crate::tap::Tap;
 use crate::writer::Writer;
 
 pub(crate) use backoff::Backoff;
+#[cfg(feature = "journal")]
+pub use options::OnBadStore;
 pub(crate) use options::Options;
 pub use options::{OnHistoryChange, OnHold};
 pub(crate) use queue::Bounds;
+pub(crate) use warm::{Cause, Feed, Stored, Warm};
 
 use self::intake::{Intake, Item};
 use self::machine::{Action, Input, Machine, Purpose};
 use self::sink::Sink;
+use self::warm::Restored;
 
 /// Chunks of a range stream read ahead while earlier ones are decoded.
 const CHUNKS_AHEAD: usize = 4;
@@ -60,6 +67,10 @@ pub struct Mirror<T: Send + Sync + 'static> {
     generation: u64,
     intake: Option<Intake>,
     chunks: Option<mpsc::Receiver<Result<Option<RangeChunk>, SourceError>>>,
+    /// What a former mirror stored, until it is taken in.
+    warm: Option<Warm<T>>,
+    /// What stores for a later one, until it runs.
+    keeper: Option<Feed>,
     shutdown: watch::Receiver<bool>,
     started: bool,
     stopped: Option<StopReason>,
@@ -85,13 +96,23 @@ enum Wake {
     Answer(Answer),
     Chunk(Result<Option<RangeChunk>, SourceError>),
     Timer,
+    Stored(Option<Result<Stored, Cause>>),
+    /// Whoever stores what is taken in needs a complete read.
+    LoadWanted,
     /// A request panicked.
     Lost(String),
     Messages(VecDeque<Item>),
 }
 
 impl<T: Send + Sync + 'static> Mirror<T> {
-    pub(crate) fn new(writer: Writer<T>, source: Arc<dyn Source>, options: Options) -> Self {
+    /// Begins with what `warm` brings, and runs `keeper` beside it from the first step.
+    pub(crate) fn new(
+        writer: Writer<T>,
+        source: Arc<dyn Source>,
+        options: Options,
+        warm: Option<Warm<T>>,
+        keeper: Option<Feed>,
+    ) -> Self {
         let shared = writer.shared();
         shared.driven.store(true, Ordering::Release);
         let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(()));
@@ -114,6 +135,8 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             generation: 0,
             intake: None,
             chunks: None,
+            warm,
+            keeper,
             shutdown,
             started: false,
             stopped: None,
@@ -146,7 +169,11 @@ impl<T: Send + Sync + 'static> Mirror<T> {
     pub async fn step(&mut self) -> Option<StopReason> {
         if !self.started {
             self.started = true;
-            self.handle(Input::Start);
+            let feed = self.warm.as_mut().and_then(|warm| warm.feed.take());
+            feed.into_iter().chain(self.keeper.take()).for_each(|feed| drop(tokio::spawn(feed)));
+            if self.warm.is_none() {
+                self.handle(Input::Start);
+            }
         } else if self.stopped.is_none() {
             match self.wake().await {
                 Wake::Shutdown => self.handle(Input::Shutdown),
@@ -155,6 +182,8 @@ impl<T: Send + Sync + 'static> Mirror<T> {
                     self.handle(verdict.map_or(Input::Tick, Input::Decided));
                 }
                 Wake::Timer => self.handle(Input::Tick),
+                Wake::Stored(stored) => self.restore(stored),
+                Wake::LoadWanted => self.handle(Input::LoadWanted),
                 Wake::Answer(answer) => self.answered(answer),
                 Wake::Chunk(chunk) => self.handle(Input::Chunk(chunk)),
                 Wake::Lost(message) => self.handle(Input::Lost(message)),
@@ -166,12 +195,16 @@ impl<T: Send + Sync + 'static> Mirror<T> {
 
     /// The order matters when several are ready: the watch comes last, as it may always be.
     async fn wake(&mut self) -> Wake {
+        if let Some(wake) = self.wake_before_others().await {
+            return wake;
+        }
         let shared = Arc::clone(self.sink.writer.shared());
         let deadline = self.machine.deadline();
         tokio::select! {
             biased;
             // An error means that no handle and no key space is left, which is the same.
             _ = self.shutdown.wait_for(|stop| *stop) => Wake::Shutdown,
+            () = load_wanted(self.sink.writer.tap()) => Wake::LoadWanted,
             () = shared.waits.demanded.notified() => Wake::Demand,
             Some(joined) = self.requests.join_next() => match joined {
                 Ok(answer) => Wake::Answer(answer),
@@ -183,6 +216,41 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             () = until(deadline) => Wake::Timer,
             messages = receive_messages(self.intake.as_ref()) => Wake::Messages(messages),
         }
+    }
+
+    /// What comes before everything else: taking in what is stored, and room for whoever stores.
+    async fn wake_before_others(&mut self) -> Option<Wake> {
+        let stored = async {
+            match (&mut self.warm, self.sink.writer.tap()) {
+                (Some(warm), _) => Some(Wake::Stored(warm.next().await)),
+                (None, Some(tap)) => {
+                    tap.room().await;
+                    None
+                }
+                (None, None) => None,
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = self.shutdown.wait_for(|stop| *stop) => Some(Wake::Shutdown),
+            wake = stored => wake,
+        }
+    }
+
+    /// Takes in what is stored; then, or if that fails and may, etcd is asked.
+    fn restore(&mut self, stored: Option<Result<Stored, Cause>>) {
+        let Some(warm) = &mut self.warm else { return };
+        match warm.take(stored, &mut self.sink.writer) {
+            Restored::More => return,
+            Restored::Nothing => {}
+            Restored::Shown { stored_at, newest } => {
+                self.machine.known = self.sink.known();
+                self.decide(Input::Restored { stored_at, newest });
+            }
+            Restored::Failed(cause) => self.decide(Input::NotRestored(cause)),
+        }
+        self.warm = None;
+        self.handle(Input::Start);
     }
 
     fn answered(&mut self, answer: Answer) {
@@ -346,6 +414,13 @@ impl<T: Send + Sync + 'static> fmt::Debug for Mirror<T> {
             .field("source", &self.source)
             .field("writer", &self.sink.writer)
             .finish_non_exhaustive()
+    }
+}
+
+async fn load_wanted(tap: Option<&Tap>) {
+    match tap {
+        Some(tap) => tap.load_wanted().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -32,6 +32,21 @@ pub enum OnHold {
     Stop,
 }
 
+/// What to do when what a former mirror stored cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(
+    not(feature = "journal"),
+    allow(dead_code, unreachable_pub, reason = "only a journal stores")
+)]
+#[non_exhaustive]
+pub enum OnBadStore {
+    /// End the key space with [`StopReason::NotRestored`](crate::StopReason::NotRestored).
+    #[default]
+    Stop,
+    /// Log it and read everything from etcd, as if nothing were stored.
+    Load,
+}
+
 /// Everything that can be set; the setters on [`Builder`](crate::Builder) document each.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
@@ -55,6 +70,7 @@ pub(crate) struct Options {
     pub(crate) hold_above: Option<f64>,
     pub(crate) on_hold: OnHold,
     pub(crate) audit_interval: Option<Duration>,
+    pub(crate) on_bad_store: OnBadStore,
     /// Seeds the jitter; drawn at random unless a test sets it.
     pub(crate) seed: Option<u64>,
 }
@@ -82,6 +98,7 @@ impl Default for Options {
             hold_above: None,
             on_hold: OnHold::Wait,
             audit_interval: None,
+            on_bad_store: OnBadStore::default(),
             seed: None,
         }
     }

@@ -14,6 +14,7 @@ use crate::mirror::machine::{
     Action, AuditKeys, Input, Known, LoadReason, Probe, removes_too_much,
 };
 use crate::snapshot::Snapshot;
+use crate::tap::Tapped;
 use crate::writer::{LoadError, Writer};
 
 pub(crate) struct Sink<T: Send + Sync + 'static> {
@@ -57,6 +58,7 @@ impl<T: Send + Sync + 'static> Sink<T> {
             Action::BeginLoad { same_history, reason } => {
                 self.span = self.load_span(reason);
                 self.loading = Some(self.writer.begin_load(same_history));
+                self.tell(|| Tapped::LoadBegins);
                 None
             }
             Action::TakeKeys(kvs) => {
@@ -99,10 +101,23 @@ impl<T: Send + Sync + 'static> Sink<T> {
 
     /// Forgets a load and an audit under way.
     pub(crate) fn abandon(&mut self) {
-        self.loading = None;
+        self.forget_load();
         self.close_span("ERROR");
         self.writer.shared().holds.withdraw();
         self.end_audit();
+    }
+
+    fn forget_load(&mut self) {
+        if self.loading.take().is_some() {
+            self.tell(|| Tapped::LoadAbandoned);
+        }
+    }
+
+    /// Gives on what was taken in, if anybody stores it.
+    fn tell(&self, tapped: impl FnOnce() -> Tapped) {
+        if let Some(tap) = self.writer.tap() {
+            tap.give(tapped());
+        }
     }
 
     /// Lets go of the view that was kept aside.
@@ -144,6 +159,9 @@ impl<T: Send + Sync + 'static> Sink<T> {
         if let Ok(applied) = &loaded {
             self.span.record("db.response.returned_rows", self.writer.view().known_keys());
             self.span.record("revision", applied.revision);
+        }
+        if loaded.is_err() {
+            self.tell(|| Tapped::LoadAbandoned);
         }
         self.close_span(if loaded.is_ok() { "OK" } else { "ERROR" });
         Some(Input::Loaded(loaded))
@@ -207,11 +225,14 @@ impl<T: Send + Sync + 'static> Sink<T> {
     }
 
     fn take_keys(&mut self, kvs: Vec<RawKeyValue>) -> Result<(), LoadError> {
+        if self.loading.is_some() {
+            self.tell(|| Tapped::Page(kvs.clone()));
+        }
         let Some(loading) = &mut self.loading else { return Ok(()) };
         let taken = loading.page(kvs);
         if taken.is_err() {
             // The end of this read may be asked for already; without its keys it is no load.
-            self.loading = None;
+            self.forget_load();
         }
         taken.map_err(|unordered| LoadError::Unordered { key: unordered.key })
     }

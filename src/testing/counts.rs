@@ -24,6 +24,8 @@ pub struct Counts {
     pub counts: u64,
     /// Range reads with a least mod_revision: count barriers.
     pub barriers: u64,
+    /// Range reads of all kinds, of which an answer may have more than one key.
+    pub many: u64,
     /// Range streams asked for.
     pub range_streams: u64,
     /// Watch streams asked for.
@@ -57,6 +59,7 @@ impl Counts {
     }
 
     pub(super) fn count_range(&mut self, request: &RangeRequest) {
+        self.many += u64::from(request.limit != 1 && !request.count_only);
         let counter = if request.count_only {
             &mut self.counts
         } else if request.min_mod_revision > 0 {
@@ -79,6 +82,7 @@ impl Counts {
         self.keys_only += other.keys_only;
         self.counts += other.counts;
         self.barriers += other.barriers;
+        self.many += other.many;
         self.range_streams += other.range_streams;
         self.watches += other.watches;
         self.watchers += other.watchers;

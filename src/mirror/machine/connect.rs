@@ -134,6 +134,7 @@ impl Machine {
                 let gaps = self.reload.is_some_and(|reload| reload.doubted);
                 let request = RangeRequest {
                     revision: if gaps { probe.revision } else { self.known.cursor },
+                    limit: 1,
                     ..RangeRequest::new(KeyRange::key(probe.key.as_slice()))
                 };
                 self.act(Action::Range(Purpose::Probe, request));
@@ -212,7 +213,11 @@ impl Machine {
 }
 
 impl Probe {
-    pub(super) fn of(kv: &RawKeyValue) -> Self {
+    pub(in crate::mirror) fn revision(&self) -> crate::event::Revision {
+        self.revision
+    }
+
+    pub(in crate::mirror) fn of(kv: &RawKeyValue) -> Self {
         let written = Some(Written::of(kv));
         Probe { key: kv.key.clone(), revision: kv.mod_revision, written }
     }

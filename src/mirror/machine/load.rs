@@ -169,6 +169,7 @@ impl Machine {
             LoadReason::Gap => counters.loads_gap += 1,
             LoadReason::Oversized => counters.loads_oversized += 1,
             LoadReason::History => counters.loads_history += 1,
+            LoadReason::Stored => counters.loads_stored += 1,
         }
     }
 

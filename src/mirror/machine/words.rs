@@ -2,6 +2,8 @@
 //!
 //! Owns plain data only. Must not decide or execute.
 
+use std::time::SystemTime;
+
 use tokio::time::Instant;
 
 use super::Probe;
@@ -11,6 +13,7 @@ use crate::cut::GaveUp;
 use crate::error::StopReason;
 use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
 use crate::hold::{Held, Verdict};
+use crate::mirror::warm::Cause;
 use crate::source::{RangeChunk, RangePage, RangeRequest, ServerVersion, SourceError};
 use crate::writer::{Applied, LoadError};
 
@@ -81,6 +84,7 @@ pub(crate) enum LoadReason {
     Gap,
     Oversized,
     History,
+    Stored,
 }
 
 impl LoadReason {
@@ -91,6 +95,7 @@ impl LoadReason {
             LoadReason::Gap => "gap",
             LoadReason::Oversized => "oversized",
             LoadReason::History => "history",
+            LoadReason::Stored => "stored",
         }
     }
 }
@@ -124,6 +129,15 @@ pub(crate) enum Purpose {
 pub(crate) enum Input {
     /// The mirror was started.
     Start,
+    /// What a former mirror stored is shown; its newest record leads to it.
+    Restored {
+        stored_at: SystemTime,
+        newest: Option<Probe>,
+    },
+    /// What is stored cannot be used.
+    NotRestored(Cause),
+    /// Whoever stores what is taken in needs a complete read.
+    LoadWanted,
     Connected(Result<(), SourceError>),
     Version(Result<ServerVersion, SourceError>),
     TokenRefreshed(Result<(), SourceError>),

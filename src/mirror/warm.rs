@@ -1,0 +1,114 @@
+//! Starting from what a former mirror stored, before etcd is asked for anything.
+//!
+//! Owns taking the stored records in. Must not read them: they are fed from outside, so that dropping a
+//! step loses nothing.
+
+use std::error::Error as StdError;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::mpsc;
+
+use crate::edits::Loading;
+use crate::event::RawKeyValue;
+use crate::mirror::machine::Probe;
+use crate::tap::Through;
+use crate::writer::Writer;
+
+/// Why what is stored cannot be used.
+pub(crate) type Cause = Arc<dyn StdError + Send + Sync>;
+/// What runs beside the mirror.
+pub(crate) type Feed = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What is stored, in this order; nothing at all if there is nothing.
+#[derive(Debug)]
+pub(crate) enum Stored {
+    /// How far it goes, and when it was stored.
+    Found { through: Through, stored_at: SystemTime },
+    /// The next records, ascending by key.
+    Page(Vec<RawKeyValue>),
+    /// That was everything.
+    End,
+}
+
+/// The way on which stored records come.
+pub(crate) struct Warm<T> {
+    pub(crate) feed: Option<Feed>,
+    stored: mpsc::Receiver<Result<Stored, Cause>>,
+    taken: Option<Taken<T>>,
+}
+
+struct Taken<T> {
+    loading: Loading<T>,
+    through: Through,
+    stored_at: SystemTime,
+    newest: Option<Probe>,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(crate) enum Restored {
+    /// There is more to come.
+    More,
+    /// Nothing is stored.
+    Nothing,
+    Shown {
+        stored_at: SystemTime,
+        newest: Option<Probe>,
+    },
+    Failed(Cause),
+}
+
+impl<T: Send + Sync + 'static> Warm<T> {
+    pub(crate) fn new(feed: Feed, stored: mpsc::Receiver<Result<Stored, Cause>>) -> Self {
+        Warm { feed: Some(feed), stored, taken: None }
+    }
+
+    /// The next of what is stored; cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<Result<Stored, Cause>> {
+        self.stored.recv().await
+    }
+
+    /// Takes it in; at the end it is shown.
+    pub(crate) fn take(
+        &mut self,
+        stored: Option<Result<Stored, Cause>>,
+        writer: &mut Writer<T>,
+    ) -> Restored {
+        match (stored.transpose(), &mut self.taken) {
+            (Err(cause), _) => Restored::Failed(cause),
+            (Ok(Some(Stored::Found { through, stored_at })), _) => {
+                let loading = writer.begin_load(false);
+                self.taken = Some(Taken { loading, through, stored_at, newest: None });
+                Restored::More
+            }
+            (Ok(Some(Stored::Page(kvs))), Some(taken)) => {
+                let newest = kvs.iter().max_by_key(|kv| kv.mod_revision);
+                let before = taken.newest.as_ref().map_or(0, Probe::revision);
+                if let Some(kv) = newest.filter(|kv| kv.mod_revision > before) {
+                    taken.newest = Some(Probe::of(kv));
+                }
+                match taken.loading.page(kvs) {
+                    Ok(()) => Restored::More,
+                    Err(unordered) => Restored::Failed(Arc::new(unordered)),
+                }
+            }
+            (Ok(Some(Stored::End)), taken) => match taken.take() {
+                Some(Taken { loading, through, stored_at, newest }) => {
+                    match writer.restore(loading, through) {
+                        Ok(()) => Restored::Shown { stored_at, newest },
+                        Err(error) => Restored::Failed(Arc::new(error)),
+                    }
+                }
+                None => Restored::Nothing,
+            },
+            // The feed is gone before its end.
+            (Ok(Some(Stored::Page(_)) | None), _) => {
+                let gone = std::io::Error::other("what is stored ended before its end");
+                Restored::Failed(Arc::new(gone))
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Everything that a mirror takes in, raw and in order, for whoever stores it.
+//!
+//! Owns the words of it and the bounded way to the one who takes them. Must not know what is done with
+//! them; the mirror waits for room before it goes on, so nothing is left out (C9).
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+
+use crate::event::{Event, RawKeyValue, Revision};
+use crate::view::View;
+
+/// How far the data goes: it is complete through the revision, of an epoch of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Through {
+    pub(crate) cluster_id: u64,
+    pub(crate) epoch: u64,
+    pub(crate) revision: Revision,
+}
+
+impl Through {
+    pub(crate) fn of<T>(view: &View<T>) -> Self {
+        Through {
+            cluster_id: view.cluster_id.unwrap_or_default(),
+            epoch: view.epoch,
+            revision: view.confirmed,
+        }
+    }
+}
+
+/// What was taken in. It is shown by then.
+#[derive(Debug)]
+pub(crate) enum Tapped {
+    /// Events in etcd's order, none twice and none summed up.
+    Events {
+        from: Through,
+        to: Through,
+        events: Vec<Event>,
+    },
+    /// Nothing happened.
+    Progress {
+        from: Through,
+        to: Through,
+    },
+    /// A complete read begins; what comes in between is not part of it.
+    LoadBegins,
+    /// Its next records, ascending by key.
+    Page(Vec<RawKeyValue>),
+    /// It is whole, and shown.
+    LoadEnds {
+        to: Through,
+    },
+    LoadAbandoned,
+}
+
+impl Tapped {
+    fn bytes(&self) -> usize {
+        let overhead = size_of::<Event>();
+        match self {
+            Tapped::Events { events, .. } => {
+                events.iter().map(|event| event.bytes() + overhead).sum()
+            }
+            Tapped::Page(kvs) => {
+                kvs.iter().map(|kv| kv.key.len() + kv.value.len() + overhead).sum()
+            }
+            _ => overhead,
+        }
+    }
+}
+
+/// What both ends know.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    bytes: AtomicUsize,
+    freed: Notify,
+    /// Its taker has lost its place, and needs a complete read.
+    wanted: AtomicBool,
+    /// Why nothing is stored.
+    error: Mutex<Option<Arc<dyn StdError + Send + Sync>>>,
+    wants: Notify,
+}
+
+/// The mirror's end.
+#[derive(Debug)]
+pub(crate) struct Tap {
+    sender: mpsc::UnboundedSender<(Tapped, usize)>,
+    room: Arc<Room>,
+    max: usize,
+}
+
+/// The taker's end.
+#[derive(Debug)]
+pub(crate) struct Tapping {
+    receiver: mpsc::UnboundedReceiver<(Tapped, usize)>,
+    room: Arc<Room>,
+}
+
+/// A way that has room while less than `max` bytes are on it.
+pub(crate) fn tap(max: usize) -> (Tap, Tapping) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let room = Arc::<Room>::default();
+    (Tap { sender, room: Arc::clone(&room), max }, Tapping { receiver, room })
+}
+
+impl Room {
+    pub(crate) fn error(&self) -> Option<Arc<dyn StdError + Send + Sync>> {
+        self.error.lock().clone()
+    }
+}
+
+impl Tap {
+    pub(crate) fn shared(&self) -> Arc<Room> {
+        Arc::clone(&self.room)
+    }
+
+    /// Gives on what was taken in. Whoever calls it has waited for room before; one message more than
+    /// there is room for always goes.
+    pub(crate) fn give(&self, tapped: Tapped) {
+        let bytes = tapped.bytes();
+        self.room.bytes.fetch_add(bytes, Ordering::SeqCst);
+        // Without a taker nothing is stored any more, which is the taker's to tell.
+        if self.sender.send((tapped, bytes)).is_err() {
+            self.room.bytes.fetch_sub(bytes, Ordering::SeqCst);
+        }
+    }
+
+    /// Waits until there is room, or nobody takes anything any more. Cancel safe.
+    pub(crate) async fn room(&self) {
+        loop {
+            let freed = self.room.freed.notified();
+            if self.room.bytes.load(Ordering::SeqCst) < self.max || self.sender.is_closed() {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// Waits until the taker needs a complete read. Cancel safe; true once for each time.
+    pub(crate) async fn load_wanted(&self) {
+        loop {
+            let wants = self.room.wants.notified();
+            if self.room.wanted.swap(false, Ordering::SeqCst) {
+                return;
+            }
+            wants.await;
+        }
+    }
+}
+
+impl Tapping {
+    /// The next message; `None` when the mirror is gone.
+    pub(crate) async fn next(&mut self) -> Option<Tapped> {
+        let (tapped, bytes) = self.receiver.recv().await?;
+        self.room.bytes.fetch_sub(bytes, Ordering::SeqCst);
+        self.room.freed.notify_one();
+        Some(tapped)
+    }
+
+    /// Says why nothing is stored, or that it is.
+    pub(crate) fn set_error(&self, error: Option<Arc<dyn StdError + Send + Sync>>) {
+        *self.room.error.lock() = error;
+    }
+
+    /// Asks for a complete read.
+    pub(crate) fn want_load(&self) {
+        self.room.wanted.store(true, Ordering::SeqCst);
+        self.room.wants.notify_one();
+    }
+}
+
+impl Drop for Tapping {
+    fn drop(&mut self) {
+        self.receiver.close();
+        self.room.freed.notify_one();
+    }
+}
