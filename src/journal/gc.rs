@@ -35,8 +35,7 @@ pub(super) fn collect(
     let floor = if retention.past_checkpoints { u64::MAX } else { tables.unpassed()? };
     let oldest_kept = retention.age.and_then(|age| now.checked_sub(age));
     let mut collected = Collected::default();
-    loop {
-        let Some((sequence, size, time)) = first(tables)? else { break };
+    while let Some((sequence, size, time)) = first(tables)? {
         let too_old = oldest_kept.is_some_and(|kept| time < kept);
         let too_large = retention.bytes.is_some_and(|bytes| tables.log.bytes > bytes);
         if sequence >= floor || !(too_old || too_large) {

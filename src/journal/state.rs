@@ -12,6 +12,7 @@ use redb::{ReadTransaction, ReadableTableMetadata, TableDefinition};
 use super::error::{ReadError, StorageFault};
 use super::event::NewEvent;
 use super::format;
+use super::store::contained;
 use crate::event::{RawKeyValue, Revision};
 
 /// How far a mirror has come, and in which history.
@@ -157,7 +158,7 @@ impl StateReader {
         if self.done {
             return Ok(Vec::new());
         }
-        let page = self.read_page(limit.max(1))?;
+        let page = contained(|| self.read_page(limit.max(1)))??;
         if page.is_empty() {
             self.check_complete()?;
             self.done = true;

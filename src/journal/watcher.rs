@@ -200,7 +200,10 @@ impl Watcher {
         if !inner.options.ephemeral {
             // From here on a restart goes on here, and no collection runs ahead.
             let stored = self.handle.inner.store_checkpoint(first - 1, false).await;
-            stored.map_err(|cause| WatcherError::Checkpoint { id: inner.id.clone(), cause })?;
+            stored.map_err(|cause| WatcherError::Checkpoint {
+                id: inner.id.clone(),
+                cause: Box::new(cause),
+            })?;
         }
         Ok(first)
     }
@@ -292,7 +295,8 @@ impl Watcher {
         inner.progress.lock().next = Some(sequence.saturating_add(1));
         if !inner.options.ephemeral {
             let stored = inner.store_checkpoint(sequence, true).await;
-            stored.map_err(|cause| WatcherError::Checkpoint { id: id(), cause })?;
+            stored
+                .map_err(|cause| WatcherError::Checkpoint { id: id(), cause: Box::new(cause) })?;
         }
         self.start_at(&mut control, Some(sequence)).await
     }

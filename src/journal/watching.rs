@@ -288,6 +288,6 @@ pub enum WatcherError {
         id: String,
         /// Why.
         #[source]
-        cause: CheckpointError,
+        cause: Box<CheckpointError>,
     },
 }

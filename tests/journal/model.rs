@@ -19,7 +19,7 @@ const KEYS: u64 = 7;
 
 fn change(n: u64) -> StateChange {
     let key = format!("/k/{}", n % KEYS);
-    if n % 5 == 0 {
+    if n.is_multiple_of(5) {
         StateChange::Delete(key.into_bytes())
     } else {
         put(&key, &n.to_string(), i64::try_from(n).unwrap())
