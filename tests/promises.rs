@@ -10,7 +10,7 @@ fn tables() -> [(&'static str, Vec<String>); 2] {
         (1..=last).map(|n| format!("{prefix}{n}")).collect()
     };
     let followers = [ids("MO-", 13), ids("CN-", 10)].concat();
-    let promises = [ids("GZ-", 48), ids("GZ-C", 11), ids("MI-", 17), followers];
+    let promises = [ids("GZ-", 48), ids("GZ-C", 11), ids("MI-", 17), followers, ids("BW-", 22)];
     [
         ("docs/promises.md", promises.concat()),
         ("docs/hazards.md", [ids("B", 34), ids("T-", 72)].concat()),
