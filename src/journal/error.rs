@@ -30,7 +30,8 @@ pub enum StorageFault {
         /// What was found.
         what: String,
     },
-    /// The journal was closed. Open it anew.
+    /// The journal was closed, or closed its storage after a fault while this was read from it. Read
+    /// again, or open the journal anew.
     #[error("the journal is closed")]
     Closed,
 }
@@ -61,6 +62,7 @@ impl From<redb::StorageError> for StorageFault {
         match error {
             redb::StorageError::Io(error) => StorageFault::of_io(error),
             redb::StorageError::Corrupted(what) => StorageFault::Damaged { what },
+            redb::StorageError::DatabaseClosed => StorageFault::Closed,
             other => StorageFault::Io(Arc::new(io::Error::other(other))),
         }
     }

@@ -118,7 +118,8 @@ pub use mirror::MirrorOptions;
 pub use options::{Durability, JournalOptions, OnFailure, OptionsError, Retention, Verify};
 pub use position::{Beyond, Position};
 pub use read::{Page, ReadOptions};
-/// The storage engine's trait for what a journal is stored in; see [`Journal::open_in`].
+/// The trait of the storage engine, redb 4, for what a journal is stored in; see
+/// [`Journal::open_in`].
 pub use redb::StorageBackend;
 pub use registry::Registry;
 pub use serializer::{

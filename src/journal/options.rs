@@ -118,7 +118,7 @@ impl Default for JournalOptions {
             queue_calls: 4096,
             queue_bytes: 64 << 20,
             page_cache: 64 << 20,
-            quick_recovery: false,
+            quick_recovery: true,
         }
     }
 }
@@ -191,9 +191,9 @@ impl JournalOptions {
         self
     }
 
-    /// Writes with each durable commit what makes opening after a crash take no time. Commits are
-    /// slower and force the disk twice. Without it, which is the default, opening after a crash (and
-    /// only then) reads the whole file.
+    /// Writes with each durable commit what makes opening after a crash take no time, and forces the
+    /// disk twice for it; on unless set. Without it opening after a crash, and only then, reads the whole
+    /// file, and checks every page of it.
     #[must_use]
     pub fn quick_recovery(mut self, quick: bool) -> Self {
         self.quick_recovery = quick;

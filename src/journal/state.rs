@@ -108,7 +108,9 @@ impl StoredMirror {
 ///
 /// Whatever is stored meanwhile does not show. The pages together are checked against the number
 /// and the digest of the records that were stored: a state with a record missing, added or altered
-/// ends with [`StorageFault::Damaged`], never with a page that looks complete.
+/// ends with [`StorageFault::Damaged`], never with a page that looks complete. So what was read is to be
+/// trusted once the empty page has come. A reader keeps the space of what is replaced meanwhile, and the
+/// end of the journal ends it with an error.
 ///
 /// The methods block on the disk. On an async thread use
 /// [`next_page`](StateReader::next_page).

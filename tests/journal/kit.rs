@@ -1,6 +1,6 @@
 //! BW-19, BW-22: objects as bytes, and the doubles for applications' tests.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use etcd_keyspace::BoxError;
 use etcd_keyspace::journal::{
@@ -99,7 +99,7 @@ async fn bw22_the_recorder_records_fails_and_waits_as_told() {
     let recorder = Recorder::new();
     recorder.succeed_next(1);
     recorder.fail_next(2);
-    let quick = Duration::from_millis(1);
+    let quick = std::time::Duration::from_millis(1);
     let options =
         WatcherOptions::new().handler(recorder.clone()).backoff(quick, quick).auto_start(true);
     let registry = Registry::new(&journal);
