@@ -8,7 +8,7 @@ use etcd_client::{Client, GetOptions, TxnOp};
 use etcd_keyspace::{ProgressBy, Snapshot};
 
 use super::*;
-use crate::support::real::{at, commit, metric, poll_until, put};
+use crate::support::real::{at, commit, metric, poll_until, print_times, put};
 use crate::support::{EtcdServer, GrpcProxy, shared, unique_prefix, within};
 
 const ACCOUNTS: usize = 8;
@@ -72,9 +72,11 @@ async fn c3_money_that_moves_between_two_prefixes_is_all_there_in_every_cut() {
         owners.spawn(owner(server.client().await, prefix.clone(), n, Arc::clone(&stop)));
     }
     let all = TOTAL * ACCOUNTS as u64;
-    let mut last = 0;
+    let (mut last, mut times) = (0, Vec::new());
     for _ in 0..100 {
+        let begun = Instant::now();
         let cut = within("a cut", spaces.cut(&ranges)).await.unwrap();
+        times.push(begun.elapsed());
         assert_eq!(balances(&cut[0]) + balances(&cut[1]), all, "at {}", cut.revision());
         assert!(cut.revision() > last, "the owners went on meanwhile");
         last = cut.revision();
@@ -91,6 +93,7 @@ async fn c3_money_that_moves_between_two_prefixes_is_all_there_in_every_cut() {
     stop.store(true, Ordering::Relaxed);
     let moves: u64 = owners.join_all().await.into_iter().sum();
     println!("{moves} moves, {:?}", spaces.stats());
+    print_times("a cut under writes", &mut times[1..]);
     assert_eq!((spaces.stats().cuts, spaces.stats().starts), (100, 2));
     // At rest it is the same.
     let cut = spaces.cut(&ranges).await.unwrap();
