@@ -50,6 +50,7 @@ impl Folding {
             let loaded = told.judge.ks.read().revision() > 0;
             assert!(!loaded || told.at != (0, 0), "C6: the first item is owed");
             told.expect_now();
+            self.expect_validator(&told);
             return Ok(());
         };
         let mut told = self.told.lock().unwrap();
@@ -61,7 +62,15 @@ impl Folding {
         let entries = self.changes.entries();
         let shown = part_of_now(&told);
         assert!(entries.iter().map(Arc::as_ptr).eq(shown), "C6: what it says it told");
+        self.expect_validator(&told);
         Ok(())
+    }
+
+    /// What it says the items fold to is what is shown now.
+    fn expect_validator(&self, told: &Told) {
+        let view = told.judge.ks.read();
+        let now = (told.at != (0, 0)).then(|| view.validator(told.range.clone()));
+        assert_eq!(self.changes.validator(), now, "C6: the validator of what it told");
     }
 
     /// Takes every item when it is woken for it, and then takes its time.
