@@ -109,7 +109,7 @@ impl Eventing {
 
     /// What a restarted consumer does, which has its state and its token.
     fn go_on_anew(&mut self) {
-        if self.turns % 5 == 0 && self.at.0 > 0 {
+        if self.turns.is_multiple_of(5) && self.at.0 > 0 {
             let start = Start::After(self.events.token().into());
             self.events = self.judge.ks.events(self.range.clone(), start, EventsOptions::default());
         }

@@ -67,7 +67,7 @@ impl Reader {
         if random(4) == 0 {
             builder = builder.intake_bytes_max(1 + random(200));
         }
-        if seed % 4 == 0 {
+        if seed.is_multiple_of(4) {
             // Most fall behind such a history.
             builder = builder.event_history(1 + (seed / 4 % 40) as usize, 10_000);
         }
