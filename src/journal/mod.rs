@@ -66,7 +66,7 @@
 //! |---|---|---|
 //! | `meta` | `"format"` | `etcd-keyspace journal\n`, then the version as `u32` |
 //! | `meta` | `"log"` | sealed: next sequence number `u64`, bytes of all event records `u64` |
-//! | `events` | sequence `u64` | sealed: operation `u8` (1 create, 2 update, 3 delete), flags `u8` (1 synthesized, 2 with key, 4 with revision), time, [revision `i64`], type, [key], then the object to the end |
+//! | `events` | sequence `u64` | sealed: operation `u8` (1 create, 2 update, 3 delete), flags `u8` (1 synthesized, 2 with key, 4 with revision), time, revision `i64` if there is one, type, key if there is one, then the object to the end |
 //! | `checkpoints` | watcher `str` | sealed: sequence `u64`, time |
 //! | `mirrors` | mirror `str` | sealed: cluster id `u64`, epoch `u64`, revision `i64`, time, number of keys `u64`, sum of the seals of its state `u64` |
 //! | `state:` and the mirror | key | sealed: create revision, mod revision, version, lease (`i64` each), then the value to the end |
