@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 
@@ -118,13 +119,19 @@ pub(crate) struct History<T> {
     /// Those who follow it.
     pub(crate) interests: Interests,
     kept: Mutex<Kept<T>>,
+    /// How often somebody was told everything, since what they were told last is not kept.
+    pub(crate) behind: AtomicU64,
 }
 
 impl<T> Default for History<T> {
     fn default() -> Self {
         let size = Bounds { events: 0, bytes: 0 };
         let kept = Kept { steps: VecDeque::new(), size, newest: 0, bounds: None };
-        History { interests: Interests::default(), kept: Mutex::new(kept) }
+        History {
+            interests: Interests::default(),
+            kept: Mutex::new(kept),
+            behind: AtomicU64::new(0),
+        }
     }
 }
 

@@ -85,6 +85,8 @@ pub(crate) struct Figures<'a> {
     pub(crate) rejected: usize,
     pub(crate) waits: usize,
     pub(crate) followers: usize,
+    pub(crate) kept_events: usize,
+    pub(crate) resyncs: u64,
     pub(crate) ended: bool,
 }
 
@@ -328,6 +330,8 @@ impl<T: Send + Sync + 'static> Shared<T> {
             rejected: view.rejected.len(),
             waits: self.waits.pending(),
             followers: self.interests.len() + self.history.interests.len(),
+            kept_events: self.history.len(),
+            resyncs: self.history.behind.load(Ordering::Relaxed),
             ended: self.waits.ended().is_some(),
         });
     }

@@ -224,6 +224,9 @@ pub struct Stats {
     pub followers: usize,
     /// Events kept for followers of [every event](crate::KeySpace::events).
     pub kept_events: usize,
+    /// How often one of them was told its whole range, because what it was told last is not kept any
+    /// more.
+    pub resyncs: u64,
     /// The longest time a read guard was held.
     pub longest_read_hold: Duration,
     /// The longest time the mirror waited for readers before it could show a batch.

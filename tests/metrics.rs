@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use etcd_keyspace::metrics::{ALL, Kind};
 use etcd_keyspace::testing::FakeEtcd;
-use etcd_keyspace::{Builder, KeySpace, State};
+use etcd_keyspace::{Builder, EventsOptions, KeySpace, Start, State};
 use fake::{etcd, reaches};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
@@ -181,6 +181,27 @@ async fn c7_a_key_space_without_a_name_shows_no_key_and_one_that_ended_is_not_sy
     assert_eq!(synced("b"), 1.0);
     unnamed.shutdown().await;
     assert_eq!((synced("unnamed"), synced("b")), (0.0, 1.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c9_a_follower_that_was_too_far_behind_is_counted() {
+    let recorder = recorder();
+    let _installed = metrics::set_default_local_recorder(&recorder);
+    let etcd = etcd();
+    let ks = builder().name("kept").event_history(2, 1_000).start(etcd.clone()).await.unwrap();
+    let mut events = ks.events(.., Start::Now, EventsOptions::default());
+    events.next().await.unwrap();
+    for n in 0..4 {
+        ks.wait_for_revision(etcd.put("/k/a", n.to_string())).await.unwrap();
+    }
+    events.next().await.unwrap();
+    // The next step of the mirror tells of it.
+    ks.wait_for_revision(etcd.put("/k/a", "last")).await.unwrap();
+    let text = recorder.handle().render();
+    let resyncs = r#"etcd_keyspace_subscriber_resyncs_total{keyspace="kept"}"#;
+    assert_eq!((figure(&text, resyncs), ks.stats().resyncs), (1.0, 1));
+    let kept = r#"etcd_keyspace_kept_events{keyspace="kept"}"#;
+    assert_eq!((figure(&text, kept), ks.stats().kept_events), (2.0, 2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -219,6 +219,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
             waits: self.shared.waits.pending(),
             followers: self.shared.interests.len() + self.shared.history.interests.len(),
             kept_events: self.shared.history.len(),
+            resyncs: self.shared.history.behind.load(Ordering::Relaxed),
             longest_read_hold: nanos(&times.longest_read_hold),
             longest_write_wait: nanos(&times.longest_write_wait),
             longest_write_hold: nanos(&times.longest_write_hold),

@@ -25,6 +25,8 @@
 //! | `etcd_keyspace_rejected_keys` | gauge | | | Keys whose newest value could not be decoded. |
 //! | `etcd_keyspace_pending_waits` | gauge | | | Waits pending. |
 //! | `etcd_keyspace_subscribers` | gauge | | | Ranges followed outside the lock. |
+//! | `etcd_keyspace_kept_events` | gauge | | | Events kept for followers of every event. |
+//! | `etcd_keyspace_subscriber_resyncs_total` | counter | | | Followers of every event that were told a whole range, since they were too far behind. |
 //! | `etcd_keyspace_loads_total` | counter | | `reason` | Finished loads: `initial`, `compacted`, `gap`, `oversized`, `history` or `stored`. |
 //! | `etcd_keyspace_load_restarts_total` | counter | | | Loads that had to start again. |
 //! | `etcd_keyspace_holds_total` | counter | | | Reloads held because they would have removed too many keys. |
@@ -41,8 +43,8 @@
 //! | `etcd_keyspace_observer_duration_seconds` | histogram | seconds | `observer` | A run of an observer, by where it was registered (`file:line`). |
 //! | `etcd_keyspace_wait_duration_seconds` | histogram | seconds | `result` | A wait for a revision that did not return at once: `ok`, `closed`, or `dropped` by who waited (a timeout). |
 //!
-//! Followers have no queue that could overflow, so there is nothing to count for those that are slow:
-//! they get what changed meanwhile in one piece.
+//! Followers of [net changes](crate::KeySpace::changes) have no queue that could overflow: those that are
+//! slow get what changed meanwhile in one piece, and nothing counts them.
 
 // Owns the names, their description, and telling the recorder. Must not measure anything itself: what
 // is told is what `status` and `stats` know.
@@ -112,12 +114,14 @@ struct Told {
     rising: Vec<Rising>,
     levels: Levels,
     apply_events: Histogram,
+    resyncs: Counter,
     before: Mutex<Before>,
 }
 
 #[derive(Default)]
 struct Before {
     counters: Counters,
+    resyncs: u64,
     bytes_at: Option<Instant>,
     ended: bool,
 }
@@ -134,6 +138,7 @@ struct Levels {
     rejected: Gauge,
     waits: Gauge,
     subscribers: Gauge,
+    kept_events: Gauge,
 }
 
 impl Told {
@@ -152,9 +157,12 @@ impl Told {
             rejected: level(names::REJECTED),
             waits: level(names::WAITS),
             subscribers: level(names::SUBSCRIBERS),
+            kept_events: level(names::KEPT_EVENTS),
         };
         let apply_events = histogram!(names::APPLY_EVENTS, &labels);
-        Told { rising: rising(&name), name, levels, apply_events, before: Mutex::default() }
+        let resyncs = counter!(names::RESYNCS, &labels);
+        let rising = rising(&name);
+        Told { rising, name, levels, apply_events, resyncs, before: Mutex::default() }
     }
 }
 
@@ -220,6 +228,8 @@ impl Shows for Told {
             counter.increment(figure(&report.counters) - figure(&before.counters));
         }
         before.counters = report.counters;
+        self.resyncs.increment(figures.resyncs - before.resyncs);
+        before.resyncs = figures.resyncs;
         before.ended |= figures.ended;
         let levels = &self.levels;
         if before.bytes_at.is_none_or(|at| at.elapsed() >= BYTES_EVERY) {
@@ -235,6 +245,7 @@ impl Shows for Told {
         levels.rejected.set(float(figures.rejected));
         levels.waits.set(float(figures.waits));
         levels.subscribers.set(float(figures.followers));
+        levels.kept_events.set(float(figures.kept_events));
         if let Some(at) = report.last_contact {
             levels.last_contact.set(timestamp(at.elapsed()));
         }

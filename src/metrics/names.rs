@@ -52,6 +52,8 @@ pub(super) const CURRENT_AS_OF: &str = "etcd_keyspace_current_as_of_timestamp_se
 pub(super) const REJECTED: &str = "etcd_keyspace_rejected_keys";
 pub(super) const WAITS: &str = "etcd_keyspace_pending_waits";
 pub(super) const SUBSCRIBERS: &str = "etcd_keyspace_subscribers";
+pub(super) const KEPT_EVENTS: &str = "etcd_keyspace_kept_events";
+pub(super) const RESYNCS: &str = "etcd_keyspace_subscriber_resyncs_total";
 pub(super) const LOADS: &str = "etcd_keyspace_loads_total";
 pub(super) const LOAD_RESTARTS: &str = "etcd_keyspace_load_restarts_total";
 pub(super) const HOLDS: &str = "etcd_keyspace_holds_total";
@@ -105,6 +107,14 @@ pub const ALL: &[Metric] = &[
     metric(REJECTED, Kind::Gauge, "", "", "Keys whose newest value could not be decoded."),
     metric(WAITS, Kind::Gauge, "", "", "Waits pending."),
     metric(SUBSCRIBERS, Kind::Gauge, "", "", "Ranges followed outside the lock."),
+    metric(KEPT_EVENTS, Kind::Gauge, "", "", "Events kept for followers of every event."),
+    metric(
+        RESYNCS,
+        Kind::Counter,
+        "",
+        "",
+        "Followers of every event that were told a whole range, since they were too far behind.",
+    ),
     metric(
         LOADS,
         Kind::Counter,

@@ -12,9 +12,10 @@ use std::{fs, io};
 use tokio::process::Child;
 
 /// The features that these tests were built with, so that nothing is built twice.
-const FEATURES: [(&str, bool); 8] = [
+const FEATURES: [(&str, bool); 9] = [
     ("default", cfg!(feature = "default")),
     ("json", cfg!(feature = "json")),
+    ("journal", cfg!(feature = "journal")),
     ("metrics", cfg!(feature = "metrics")),
     ("test-util", cfg!(feature = "test-util")),
     ("tls", cfg!(feature = "tls")),

@@ -184,6 +184,10 @@ impl<T: Send + Sync + 'static> Events<T> {
 
     /// Tells what a snapshot shows, and goes on after it.
     fn sync(&mut self, now: &Snapshot<T>, reason: SyncReason) -> KeyEvent<T> {
+        if reason == SyncReason::Behind {
+            let history = &self.interested.ks.shared().history;
+            history.behind.fetch_add(1, Ordering::Relaxed);
+        }
         (self.told, self.place, self.telling) = (now.step, Place::of(now), None);
         self.cluster_id = now.cluster_id().unwrap_or_default();
         self.set(&now.entries, reason, None)
