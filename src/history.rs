@@ -150,7 +150,8 @@ impl<T> History<T> {
     pub(crate) fn push(&self, number: u64, step: Option<Step<T>>) {
         let Some(step) = step.map(Arc::new) else {
             // Whoever followed meanwhile looks, and finds it gone.
-            self.kept.lock().forget(number);
+            let gone = self.kept.lock().forget(number);
+            drop(gone);
             return self.interests.wake_all();
         };
         let dropped = self.kept.lock().push(Arc::clone(&step));
@@ -190,31 +191,32 @@ impl<T> History<T> {
 
 impl<T> Kept<T> {
     /// Adds a step and gives those that went for it, to be dropped outside the lock.
-    fn push(&mut self, step: Arc<Step<T>>) -> Vec<Arc<Step<T>>> {
-        if self.newest + 1 != step.number {
-            self.forget(step.number);
-        }
+    fn push(&mut self, step: Arc<Step<T>>) -> VecDeque<Arc<Step<T>>> {
+        let mut gone = match step.number - self.newest {
+            1 => VecDeque::new(),
+            _ => self.forget(step.number),
+        };
         self.newest = step.number;
         let Bounds { events, bytes } = step.size();
         self.size.events += events;
         self.size.bytes += bytes;
         self.steps.push_back(step);
         let bounds = self.bounds.unwrap_or(Bounds::DEFAULT);
-        let mut gone = Vec::new();
         while self.size.events > bounds.events || self.size.bytes > bounds.bytes {
             let Some(oldest) = self.steps.pop_front() else { break };
             let Bounds { events, bytes } = oldest.size();
             self.size.events -= events;
             self.size.bytes -= bytes;
-            gone.push(oldest);
+            gone.push_back(oldest);
         }
         gone
     }
 
-    fn forget(&mut self, newest: u64) {
+    /// Begins anew after a step that is not kept; gives what was, to be dropped outside the lock.
+    fn forget(&mut self, newest: u64) -> VecDeque<Arc<Step<T>>> {
         self.newest = newest;
-        self.steps.clear();
         self.size = Bounds { events: 0, bytes: 0 };
+        std::mem::take(&mut self.steps)
     }
 
     fn after(&self, number: u64) -> Option<Arc<Step<T>>> {

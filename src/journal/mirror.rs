@@ -79,6 +79,9 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// failed, or because nothing was stored yet, is stored as the exact difference to what is stored,
     /// marked as [synthesized](NewEvent::synthesized) at the revision of the complete read.
     ///
+    /// One thing is not stored: where progress is [counted](crate::ProgressBy::Count) (old servers, a
+    /// gRPC proxy), a key that was created and deleted before a count, and whose events come after it.
+    ///
     /// Stored is what the key space shows already, up to [`MirrorOptions::buffer_bytes`] later. The
     /// journal knows the mirror by the key space's name and range; only one mirror at a time may have
     /// both. When the journal fails the key space goes on,

@@ -67,6 +67,10 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// that is slow is told from there; once it has fallen behind that, it is told a `Sync`. It delays
     /// nobody (C9). Where no event may be missed whatever happens, use a journal.
     ///
+    /// Where progress is [counted](crate::ProgressBy::Count) (old servers, a gRPC proxy), a count proves
+    /// that nothing is missing from what is shown, not that nothing else happened: a key that was
+    /// created and deleted before the count, and whose events come after it, is not told.
+    ///
     /// While events are kept, every value of a batch is decoded, not only the last of each key. An
     /// event costs O(1), one of another range O(log k) key comparisons; all outside every lock.
     ///
