@@ -237,6 +237,29 @@ async fn a_stream_resumes_by_its_id_and_after_missed_changes_begins_anew() {
 }
 
 #[tokio::test]
+async fn a_stream_begins_with_the_figures_of_the_last_seconds_and_brings_new_ones() {
+    let (etcd, service) = loaded().await;
+    let mut events = Events::open(service.at, "/events", None).await;
+    let first = within("the figures", events.next()).await.unwrap();
+    assert_eq!(first.name, "pulses");
+    assert_eq!(first.json()[0]["prefix"], "/k/");
+    let revision = etcd.put("/k/b", "1");
+    let told = async {
+        loop {
+            let event = events.next().await.unwrap();
+            if event.name == "pulse" && event.json()["revision"].as_i64() == Some(revision) {
+                return event.json();
+            }
+        }
+    };
+    let pulse = within("the next figures", told).await;
+    assert_eq!((pulse["state"].as_str(), pulse["keys"].as_u64()), (Some("live"), Some(6)));
+    let mut again = Events::open(service.at, "/events", None).await;
+    let first = within("the figures", again.next()).await.unwrap();
+    assert!(first.json().as_array().unwrap().len() >= 2, "who comes later sees what was before");
+}
+
+#[tokio::test]
 async fn a_large_set_comes_in_parts_and_only_the_last_can_be_resumed_from() {
     let etcd = FakeEtcd::new();
     for n in 0..2_500 {

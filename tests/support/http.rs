@@ -116,11 +116,11 @@ impl Events {
         }
     }
 
-    /// The next event of another kind than the pulse that comes each second.
+    /// The next event of another kind than the pulses that come each second.
     pub async fn news(&mut self) -> Option<Event> {
         loop {
             let event = self.next().await?;
-            if event.name != "pulse" {
+            if !event.name.starts_with("pulse") {
                 return Some(event);
             }
         }

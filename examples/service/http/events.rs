@@ -8,6 +8,7 @@
 //! | `set` | a part of everything in the range; the first has `part` 0 and replaces what the client has, the last has `last` |
 //! | `change` | net changes since the event before: `op` is `+`, `~` or `-` |
 //! | `resumed` | nothing was missed; changes follow |
+//! | `pulses` | figures of the service in the last seconds, once at the begin |
 //! | `pulse` | figures of the service, once a second |
 //!
 //! The id of an event names the state of the range after it: the revision, for people, and the
@@ -31,6 +32,7 @@ use tokio::sync::mpsc;
 
 use super::Service;
 use super::document::{Document, quoted, write_entry, write_list};
+use super::pulse::Pulses;
 use super::query::{Ask, Refusal};
 
 /// Entries in one event of a full set.
@@ -82,7 +84,8 @@ impl Feed {
     /// Sends until the client is gone, the key space stops or the service ends.
     async fn run(mut self, seen: Option<Validator>) -> Result<(), Gone> {
         let mut pulse = self.service.pulse.clone();
-        pulse.mark_changed();
+        let event = pulses(&pulse.borrow_and_update());
+        self.send(event).await?;
         let mut told = false;
         loop {
             tokio::select! {
@@ -94,12 +97,12 @@ impl Feed {
                     }
                     Err(_) => {
                         // The last pulse has the state, and nothing will change any more.
-                        let event = pulse_event(&pulse.borrow());
+                        let event = last(&pulse.borrow());
                         return self.send(event).await;
                     }
                 },
                 Ok(()) = pulse.changed() => {
-                    let event = pulse_event(&pulse.borrow_and_update());
+                    let event = last(&pulse.borrow_and_update());
                     self.send(event).await?;
                 }
                 () = self.sender.closed() => return Err(Gone),
@@ -169,6 +172,13 @@ fn id(changes: &Changes<Document>, revision: Revision) -> String {
     format!("{revision}.{}", validator.unwrap_or_default())
 }
 
-fn pulse_event(pulse: &str) -> Event {
-    Event::default().event("pulse").data(pulse)
+fn pulses(pulses: &Pulses) -> Event {
+    let mut data = String::new();
+    write_list(pulses, &mut data, |pulse, out| out.push_str(pulse));
+    Event::default().event("pulses").data(data)
+}
+
+fn last(pulses: &Pulses) -> Event {
+    let newest = pulses.back().map_or("{}", |pulse| &**pulse);
+    Event::default().event("pulse").data(newest)
 }

@@ -10,7 +10,6 @@ mod health;
 mod pulse;
 mod query;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -49,8 +48,8 @@ impl Default for Limits {
 pub(crate) struct Service {
     ks: KeySpace<Document>,
     limits: Limits,
-    /// The figures of the last second, made once for all who look.
-    pulse: watch::Receiver<Arc<str>>,
+    /// The figures of the last seconds, made once for all who look.
+    pulse: watch::Receiver<pulse::Pulses>,
     metrics: PrometheusHandle,
     /// Turns true when the service is to end: whoever waits is answered, whoever streams is let go.
     stopping: watch::Receiver<bool>,

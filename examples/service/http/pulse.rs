@@ -3,17 +3,20 @@
 //! Owns the figures of the live page. Must not cost readers anything: the observer that counts does a
 //! few additions per change.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use etcd_keyspace::{Delta, DeltaOrigin, KeySpace, Status};
+use etcd_keyspace::{Delta, DeltaOrigin, KeySpace};
 use hdrhistogram::Histogram;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::document::Document;
 
+/// What a page that was just opened can plot.
+const KEPT: usize = 90;
 const EVERY: Duration = Duration::from_secs(1);
 /// A writer whose clock is that far off says nothing about latency.
 const LATENCY_MAX_US: u64 = 60_000_000;
@@ -24,15 +27,17 @@ struct Counted {
     latency_us: Mutex<Histogram<u64>>,
 }
 
-/// Counts from now on, and gives the figures as JSON each second until the key space ends.
-pub(super) fn start(ks: &KeySpace<Document>) -> watch::Receiver<Arc<str>> {
+/// The figures of the last seconds as JSON, the newest last; there is always one.
+pub(super) type Pulses = VecDeque<Arc<str>>;
+
+/// Counts from now on, and adds a pulse each second until the key space ends.
+pub(super) fn start(ks: &KeySpace<Document>) -> watch::Receiver<Pulses> {
     let latency = Histogram::new_with_bounds(1, LATENCY_MAX_US, 2).expect("fixed bounds are fine");
     let counted = Arc::new(Counted { changes: AtomicU64::new(0), latency_us: Mutex::new(latency) });
     let seen = Arc::clone(&counted);
     ks.observe(move |delta, _, _| seen.count(delta));
 
-    let (sender, receiver) =
-        watch::channel(figures(&ks.status(), ks.mirrored().start(), 0, 0, &counted, EVERY));
+    let (sender, receiver) = watch::channel(Pulses::from([figures(ks, &counted, EVERY)]));
     let ks = ks.downgrade();
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(EVERY);
@@ -42,17 +47,15 @@ pub(super) fn start(ks: &KeySpace<Document>) -> watch::Receiver<Arc<str>> {
             let now = ticks.tick().await;
             // The service holds the key space; this must not.
             let Some(ks) = ks.upgrade() else { return };
-            let stats = ks.stats();
-            let pulse = figures(
-                &ks.status(),
-                ks.mirrored().start(),
-                stats.keys,
-                stats.followers,
-                &counted,
-                now - last,
-            );
+            let pulse = figures(&ks, &counted, now - last);
             last = now;
-            if sender.send(pulse).is_err() {
+            sender.send_modify(|pulses| {
+                pulses.push_back(pulse);
+                if pulses.len() > KEPT {
+                    pulses.pop_front();
+                }
+            });
+            if sender.is_closed() {
                 return;
             }
         }
@@ -89,27 +92,21 @@ impl Counted {
 }
 
 /// One pulse as JSON.
-fn figures(
-    status: &Status,
-    prefix: &[u8],
-    keys: usize,
-    followers: usize,
-    counted: &Counted,
-    over: Duration,
-) -> Arc<str> {
+fn figures(ks: &KeySpace<Document>, counted: &Counted, over: Duration) -> Arc<str> {
+    let (status, stats) = (ks.status(), ks.stats());
     let (changes, times) = counted.take();
     #[allow(clippy::cast_precision_loss, reason = "for a plot")]
     let rate = changes as f64 / over.as_secs_f64();
     let millis =
         |age: Option<Duration>| age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
     let pulse = serde_json::json!({
-        "prefix": String::from_utf8_lossy(prefix),
+        "prefix": String::from_utf8_lossy(ks.mirrored().start()),
         "state": status.state.to_string(),
         "revision": status.revision,
         "confirmed": status.confirmed,
         "age_ms": millis(status.current_as_of),
-        "keys": keys,
-        "followers": followers,
+        "keys": stats.keys,
+        "followers": stats.followers,
         "rejected": status.rejected,
         "endpoint": status.endpoint,
         "error": status.last_error.as_ref().map(ToString::to_string),
