@@ -14,6 +14,8 @@ mod faulty;
 mod fixture;
 #[path = "journal/kit.rs"]
 mod kit;
+#[path = "journal/lifecycle.rs"]
+mod lifecycle;
 #[cfg(feature = "test-util")]
 #[path = "journal/mirrored.rs"]
 mod mirrored;
