@@ -284,6 +284,6 @@ pub mod guide {
 }
 
 /// Compiles the examples of the README, all of whose features are needed.
-#[cfg(all(doctest, feature = "json", feature = "test-util"))]
+#[cfg(all(doctest, feature = "journal", feature = "json", feature = "test-util"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
