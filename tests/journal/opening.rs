@@ -146,13 +146,21 @@ async fn reads_as(path: &Path, options: JournalOptions, expected: &[String]) -> 
     };
     let mut options = at_once();
     options.limit = 1000;
-    let whole = match journal.events_with(Position::Oldest, &options).await {
-        Ok(page) => {
-            assert_eq!(texts(&page.events), expected);
-            true
+    let (mut position, mut read) = (Position::Oldest, Vec::new());
+    let whole = loop {
+        match journal.events_with(position, &options).await {
+            Ok(page) if page.events.is_empty() => {
+                assert_eq!(read, expected);
+                break true;
+            }
+            Ok(page) => {
+                read.extend(texts(&page.events));
+                assert_eq!(read, expected[..read.len()]);
+                position = page.next;
+            }
+            Err(ReadError::Storage(_)) => break false,
+            Err(error) => panic!("{error:?}"),
         }
-        Err(ReadError::Storage(_)) => false,
-        Err(error) => panic!("{error:?}"),
     };
     let _ = journal.close().await;
     whole
