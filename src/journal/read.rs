@@ -168,6 +168,7 @@ fn scan(
     if from < extent.oldest {
         return Err(ReadError::Collected { asked: from, oldest: extent.oldest });
     }
+    let end = what.end.min(extent.next);
     let (mut next, mut events, mut bytes) = (from, Vec::new(), 0);
     for item in table.range(what).map_err(StorageFault::from)?.take(SCAN_EVENTS) {
         let (sequence, record) = item.map_err(StorageFault::from)?;
@@ -185,7 +186,8 @@ fn scan(
             }
         }
     }
-    if next == from && from < extent.next {
+    let full = events.len() >= limit || bytes >= PAGE_BYTES || next - from == SCAN_EVENTS as u64;
+    if !full && next < end {
         return Err(StorageFault::damaged(format!("event {next} is missing")).into());
     }
     Ok(Found { events, next })
