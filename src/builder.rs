@@ -326,7 +326,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// whether anybody follows or not: so far back [`events`](KeySpace::events) can start.
     ///
     /// Otherwise they are kept while somebody follows, up to 10,000 events and 16 MiB. Whole steps go,
-    /// the oldest first. While events are kept every value is decoded, also those that are overwritten
+    /// the oldest first; the newest stays, whatever its size. While events are kept every value is decoded, also those that are overwritten
     /// in the same batch.
     pub fn event_history(mut self, events: usize, bytes: usize) -> Self {
         self.history = Some(history::Bounds { events, bytes });

@@ -17,7 +17,7 @@ use crate::interest::Interests;
 use crate::packed::Packed;
 use crate::view::View;
 
-/// How much is kept; at least one is reached when the oldest step goes.
+/// How much is kept, besides the newest step: the oldest go when either is exceeded.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     pub(crate) events: usize,
@@ -202,7 +202,9 @@ impl<T> Kept<T> {
         self.size.bytes += bytes;
         self.steps.push_back(step);
         let bounds = self.bounds.unwrap_or(Bounds::DEFAULT);
-        while self.size.events > bounds.events || self.size.bytes > bounds.bytes {
+        let over = |size: &Bounds| size.events > bounds.events || size.bytes > bounds.bytes;
+        // The newest is kept whatever its size, for those who are not behind.
+        while self.steps.len() > 1 && over(&self.size) {
             let Some(oldest) = self.steps.pop_front() else { break };
             let Bounds { events, bytes } = oldest.size();
             self.size.events -= events;

@@ -144,13 +144,30 @@ async fn mi11_c9_a_consumer_that_never_reads_holds_nothing_up() {
     let mut events = follow(&ks);
     sync(&mut events).await;
     for n in 0..5_000 {
-        etcd.put("/k/a", n.to_string());
+        let revision = etcd.put("/k/a", n.to_string());
+        if n % 50 == 49 {
+            ks.wait_for_revision(revision).await.unwrap();
+            assert!(ks.stats().kept_events <= 100);
+        }
     }
-    ks.wait_for_revision(etcd.revision()).await.unwrap();
-    assert!(ks.stats().kept_events <= 100);
     assert_eq!(sync(&mut events).await.reason(), SyncReason::Behind);
     let counters = ks.status().counters;
     assert_eq!((counters.watches, counters.loads), (1, 1), "{counters:?}");
+}
+
+/// The newest step is there for whoever is not behind, also when it alone is beyond the bound.
+#[tokio::test(start_paused = true)]
+async fn mi11_a_burst_beyond_the_bound_is_told_to_whoever_is_not_behind() {
+    let etcd = etcd();
+    let ks = builder().event_history(100, 1 << 20).start(etcd.clone()).await.unwrap();
+    let mut events = follow(&ks);
+    sync(&mut events).await;
+    etcd.faults().down();
+    let all: Vec<_> = (0..500).map(|n| etcd.put("/k/a", n.to_string())).collect();
+    etcd.faults().up();
+    for revision in all {
+        assert_eq!(events.next().await.unwrap().revision(), revision);
+    }
 }
 
 /// Starting before anything is loaded waits for it.

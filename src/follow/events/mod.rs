@@ -46,7 +46,8 @@ pub struct Events<T: Send + Sync + 'static> {
     /// The step that is being told, and how many of its events were looked at.
     telling: Option<(Arc<Step<T>>, usize)>,
     resync: Option<Resync<T>>,
-    synced: watch::Sender<bool>,
+    /// Whether the consumer was told where it begins; unknown until it is or never will be.
+    synced: watch::Sender<Option<bool>>,
     stopped: Arc<AtomicBool>,
     /// The stream has given its end.
     finished: bool,
@@ -149,7 +150,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
             cluster_id: 0,
             telling: None,
             resync,
-            synced: watch::Sender::new(false),
+            synced: watch::Sender::new(None),
             stopped: Arc::default(),
             finished: false,
         })
@@ -200,7 +201,10 @@ impl<T: Send + Sync + 'static> Events<T> {
     /// The future stands alone, for others to wait with while the consumer reads.
     pub fn synced(&self) -> impl Future<Output = bool> + Send + Sync + use<T> {
         let mut synced = self.synced.subscribe();
-        async move { synced.wait_for(|synced| *synced).await.is_ok() }
+        async move {
+            let known = synced.wait_for(Option::is_some).await;
+            known.is_ok_and(|known| *known == Some(true))
+        }
     }
 
     /// What ends these events from elsewhere.

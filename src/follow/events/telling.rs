@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::Events;
 use super::key_event::{EventsError, KeyEvent, SyncReason, SyncSet};
-use crate::delta::Change;
+use crate::delta::{Change, Effect};
 use crate::history::{After, Place, What};
 use crate::packed::Packed;
 use crate::snapshot::Snapshot;
@@ -46,7 +46,7 @@ impl<T: Send + Sync + 'static> Events<T> {
     ) -> Poll<Result<KeyEvent<T>, EventsError>> {
         loop {
             if self.stopped.load(Ordering::Acquire) {
-                return Poll::Ready(Err(EventsError::Stopped));
+                return Poll::Ready(Err(self.ended(EventsError::Stopped)));
             }
             // Asked before the look: what was shown before the end is found by the look.
             let ended = self.interested.ended();
@@ -54,10 +54,16 @@ impl<T: Send + Sync + 'static> Events<T> {
                 return Poll::Ready(Ok(event));
             }
             if let Some(reason) = ended {
-                return Poll::Ready(Err(EventsError::KeySpace(reason)));
+                return Poll::Ready(Err(self.ended(EventsError::KeySpace(reason))));
             }
             ready!(self.interested.poll_touched(cx));
         }
+    }
+
+    /// What never was synced never will be.
+    fn ended(&self, error: EventsError) -> EventsError {
+        self.synced.send_if_modified(|synced| synced.is_none() && synced.insert(false) == &false);
+        error
     }
 
     /// What is to be told now.
@@ -138,7 +144,7 @@ impl<T: Send + Sync + 'static> Events<T> {
         }
         self.place = place;
         self.cluster_id = now.cluster_id().unwrap_or_default();
-        self.synced.send_replace(true);
+        self.synced.send_replace(Some(true));
         None
     }
 
@@ -147,12 +153,15 @@ impl<T: Send + Sync + 'static> Events<T> {
         let (step, at) = self.telling.as_mut()?;
         let range = self.interested.range();
         if let What::Events(events) = &step.what {
-            for effect in &events.effects[*at..] {
+            let within = |effect: &Effect<T>| range.contains(effect.change.key());
+            while let Some(effect) = events.effects.get(*at) {
                 *at += 1;
                 // Those before were told, to whoever goes on from within the step.
-                if effect.revision > self.place.revision && range.contains(effect.change.key()) {
-                    // Others of the same revision may follow.
-                    self.place.revision = effect.revision - 1;
+                if effect.revision > self.place.revision && within(effect) {
+                    let rest = events.effects[*at..].iter();
+                    let mut same = rest.take_while(|other| other.revision == effect.revision);
+                    // Through it only when no other of the revision is to be told.
+                    self.place.revision = effect.revision - i64::from(same.any(within));
                     if let Some(event) = KeyEvent::of(&effect.change, effect.revision) {
                         return Some(event);
                     }
@@ -204,7 +213,7 @@ impl<T: Send + Sync + 'static> Events<T> {
             resync.due.as_mut().reset(Instant::now() + resync.every);
             resync.taken = None;
         }
-        self.synced.send_replace(true);
+        self.synced.send_replace(Some(true));
         let range = self.interested.range().clone();
         let entries = entries.part(range.start(), range.end());
         let Place { epoch, revision } = self.place;
