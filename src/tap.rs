@@ -173,6 +173,9 @@ impl Tapping {
 
 impl Drop for Tapping {
     fn drop(&mut self) {
+        if !self.receiver.is_closed() {
+            self.set_error(Some(Arc::new(std::io::Error::other("the task that stores ended"))));
+        }
         self.receiver.close();
         self.room.freed.notify_one();
     }

@@ -124,6 +124,11 @@ impl<T: Send + Sync + 'static> Writer<T> {
         self.tap = Some(tap);
     }
 
+    /// Gives nothing on any more.
+    pub(crate) fn end_tap(&mut self) {
+        self.tap = None;
+    }
+
     pub(crate) fn tap(&self) -> Option<&Tap> {
         self.tap.as_ref()
     }

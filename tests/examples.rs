@@ -51,6 +51,27 @@ async fn snapshot_reports_what_stood_still() {
     assert_eq!(run("snapshot").await, expected);
 }
 
+#[cfg(feature = "journal")]
+#[tokio::test]
+async fn warm_restart_serves_before_etcd_answers() {
+    let expected = "live: 2 prices, apple at Some(3)\n\
+                    restored: 2 prices, apple at Some(3)\n\
+                    live: 2 prices, apple at Some(5)\n\
+                    0 complete reads since\n";
+    assert_eq!(run("warm_restart").await, expected);
+}
+
+#[cfg(feature = "journal")]
+#[tokio::test]
+async fn durable_watcher_handles_everything_across_its_lives() {
+    let expected = "1: create order /orders/1 41\n\
+                    2: create order /orders/2 42\n\
+                    -- nobody runs\n\
+                    3: update order /orders/1 43\n\
+                    4: delete order /orders/1 \n";
+    assert_eq!(run("durable_watcher").await, expected);
+}
+
 #[cfg(feature = "test-util")]
 #[tokio::test]
 async fn testing_runs_without_etcd_and_has_tests_of_its_own() {

@@ -48,7 +48,7 @@ impl Default for MirrorOptions {
 
 impl MirrorOptions {
     /// Calls the objects of a range of keys so; of several ranges the first one counts. Others are
-    /// called like the key space.
+    /// called like the key space. Of a name the first 200 bytes count, and none is no name.
     #[must_use]
     pub fn object_type(mut self, range: impl Into<KeyRange>, name: impl Into<String>) -> Self {
         self.types.push((range.into(), name.into()));
@@ -82,7 +82,8 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// One thing is not stored: where progress is [counted](crate::ProgressBy::Count) (old servers, a
     /// gRPC proxy), a key that was created and deleted before a count, and whose events come after it.
     ///
-    /// Stored is what the key space shows already, up to [`MirrorOptions::buffer_bytes`] later. The
+    /// A key space that stops waits until what it has shown is stored, for ten seconds at most. Stored is
+    /// what it shows already, up to [`MirrorOptions::buffer_bytes`] later. The
     /// journal knows the mirror by the key space's name and range; only one mirror at a time may have
     /// both. When the journal fails the key space goes on,
     /// [`Status::store_error`](crate::Status::store_error) says so, and once the journal works again
@@ -105,6 +106,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
                 at: None,
                 stored: None,
                 stored_at: Instant::now(),
+                taken_at: Instant::now(),
                 difference: None,
                 lost: None,
             };
@@ -155,9 +157,13 @@ fn mirror_id(name: &str, range: &KeyRange) -> String {
     let start = bytes.len() as u64;
     bytes.extend_from_slice(range.end().unwrap_or_default());
     let hash = xxhash_rust::xxh3::xxh3_64_with_seed(&bytes, start);
-    let most =
-        name.char_indices().map(|(at, one)| at + one.len_utf8()).take_while(|end| *end <= 200);
-    format!("{}#{hash:016x}", &name[..most.last().unwrap_or(0)])
+    format!("{}#{hash:016x}", short(name))
+}
+
+/// As much of a name as has room in the journal.
+fn short(name: &str) -> &str {
+    let ends = name.char_indices().map(|(at, one)| at + one.len_utf8());
+    &name[..ends.take_while(|end| *end <= 200).last().unwrap_or(0)]
 }
 
 /// Reads what is stored for a mirror that starts.
@@ -200,7 +206,8 @@ fn cursor(through: Through) -> Cursor {
 
 /// Why the stored events do not go on, and when that may be over.
 struct Lost {
-    retry: Instant,
+    /// `None` when trying again cannot help; a complete read for another reason is tried all the same.
+    retry: Option<Instant>,
     delay: Duration,
 }
 
@@ -216,8 +223,9 @@ struct Keeper {
     /// The cursor that is stored.
     stored: Option<Cursor>,
     stored_at: Instant,
-    /// Between a complete read under way and what is stored.
-    difference: Option<Difference>,
+    taken_at: Instant,
+    /// Between a complete read under way and what is stored, and the cursor of that.
+    difference: Option<(Difference, Option<Cursor>)>,
     lost: Option<Lost>,
 }
 
@@ -227,8 +235,9 @@ impl Keeper {
             self.lose(&tapping, error);
         }
         loop {
-            let retry = self.lost.as_ref().map(|lost| lost.retry);
+            let retry = self.lost.as_ref().and_then(|lost| lost.retry);
             let tapped = tokio::select! {
+                biased;
                 tapped = tapping.next() => tapped,
                 () = until(retry) => {
                     self.retry(&tapping).await;
@@ -236,14 +245,18 @@ impl Keeper {
                 }
             };
             let Some(tapped) = tapped else { break };
+            self.taken_at = Instant::now();
             if let Err(error) = self.take(tapped).await {
                 self.lose(&tapping, error);
             } else if self.lost.is_none() {
                 tapping.set_error(None);
             }
         }
-        // The mirror is gone. What was quiet since the last event is worth storing too.
-        if let Some(at) = self.at.filter(|_| self.lost.is_none())
+        // The mirror is gone. What was quiet since the last event is worth storing too, unless it is
+        // long ago: what is stored counts as of the time of storing.
+        let recent = self.taken_at.elapsed() < self.options.progress_interval;
+        let quiet = |at: &Through| recent && self.stored != Some(cursor(*at));
+        if let Some(at) = self.at.filter(quiet).filter(|_| self.lost.is_none())
             && let Err(error) = self.append(at, |_| ()).await
         {
             tracing::warn!(name = %self.name, %error, "the last place was not stored");
@@ -262,17 +275,20 @@ impl Keeper {
             Tapped::LoadBegins => {
                 let reader = self.journal.state(&self.mirror).await.map_err(unreadable)?;
                 self.stored = reader.as_ref().map(|reader| reader.stored().cursor);
-                self.difference = Some(Difference::to(reader));
+                self.at = self.stored.map(through);
+                self.difference = Some((Difference::to(reader), self.stored));
             }
             Tapped::Page(kvs) => {
-                if let Some(difference) = &mut self.difference {
+                if let Some((difference, _)) = &mut self.difference {
                     difference.page(kvs).await.map_err(unreadable)?;
                 }
             }
             Tapped::LoadAbandoned => self.difference = None,
             Tapped::LoadEnds { to } => {
-                if let Some(difference) = self.difference.take() {
+                if let Some((difference, base)) = self.difference.take() {
                     let steps = difference.finish().await.map_err(unreadable)?;
+                    // Only to what was read beside it the difference is right.
+                    self.stored = base;
                     let types = self.options.clone();
                     let name = self.name.clone();
                     self.append(to, |batch| {
@@ -344,9 +360,14 @@ impl Keeper {
         if self.lost.is_none() {
             tracing::warn!(name = %self.name, %error, "the mirror is not stored any more");
         }
+        let hopeless = matches!(
+            error,
+            StoreError::Size { .. } | StoreError::Storage(StorageFault::Damaged { .. })
+        );
+        let retry = (!hopeless).then(|| Instant::now() + delay);
         tapping.set_error(Some(Arc::new(error)));
         self.difference = None;
-        self.lost = Some(Lost { retry: Instant::now() + delay, delay });
+        self.lost = Some(Lost { retry, delay });
     }
 
     /// Asks for a complete read if the journal works again.
@@ -354,8 +375,9 @@ impl Keeper {
         match self.find_place().await {
             Ok(()) => {
                 tapping.want_load();
-                // Should that load fail, it is asked for again.
-                self.lost = Some(Lost { retry: Instant::now() + RETRY_MAX, delay: RETRY_MIN });
+                // Should that load fail, it is asked for again; what fails again waits longer.
+                let delay = self.lost.as_ref().map_or(RETRY_MIN, |lost| lost.delay);
+                self.lost = Some(Lost { retry: Some(Instant::now() + RETRY_MAX), delay });
             }
             Err(error) => self.lose(tapping, error),
         }
@@ -391,9 +413,10 @@ fn event(
         StateChange::Put(kv) => (&kv.key, kv.value.clone()),
         StateChange::Delete(key) => (key, Vec::new()),
     };
-    let named = options.types.iter().find(|(range, _)| range.contains(key));
+    let mut types = options.types.iter().filter(|(_, name)| !name.is_empty());
+    let named = types.find(|(range, _)| range.contains(key));
     let object_type = named.map_or(name, |(_, object_type)| object_type);
-    NewEvent::new(operation, object_type, value).mirrored(key.clone(), revision)
+    NewEvent::new(operation, short(object_type), value).mirrored(key.clone(), revision)
 }
 
 async fn until(at: Option<Instant>) {

@@ -15,6 +15,9 @@ use super::format;
 use super::store::contained;
 use crate::event::{RawKeyValue, Revision};
 
+/// A page of state ends when it has this many bytes.
+const PAGE_BYTES: usize = 8 << 20;
+
 /// How far a mirror has come, and in which history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Cursor {
@@ -152,7 +155,7 @@ impl StateReader {
         self.stored
     }
 
-    /// The next records, at most `limit` of them and at least one; empty at the end.
+    /// The next records, at most `limit` of them, or some 8 MiB, and at least one; empty at the end.
     ///
     /// # Errors
     /// [`ReadError::Storage`]; after damage every later call gives it again.
@@ -204,6 +207,7 @@ impl StateReader {
             return Err(StorageFault::damaged(what).into());
         }
         let left = self.stored.keys.saturating_sub(self.read);
+        let mut bytes = 0;
         let mut page = Vec::with_capacity(limit.min(usize::try_from(left).unwrap_or(limit)));
         let from = self.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let range = table.range::<&[u8]>((from, Bound::Unbounded)).map_err(StorageFault::from)?;
@@ -211,7 +215,11 @@ impl StateReader {
             let (key, record) = item.map_err(StorageFault::from)?;
             let (kv, seal) = format::read_state(key.value(), record.value())?;
             self.read_digest = self.read_digest.wrapping_add(seal);
+            bytes += kv.key.len() + kv.value.len();
             page.push(kv);
+            if bytes >= PAGE_BYTES {
+                break;
+            }
         }
         self.read += page.len() as u64;
         if let Some(last) = page.last() {

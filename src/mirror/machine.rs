@@ -238,7 +238,8 @@ impl Machine {
                 self.load_deadline = self.options.load_timeout.map(|limit| now + limit);
                 self.connect(now);
             }
-            Input::Restored { stored_at, newest } => self.restored(now, stored_at, newest),
+            Input::Restoring(stored_at) => self.restoring(now, stored_at),
+            Input::Restored(newest) => self.restored(newest),
             Input::NotRestored(cause) => self.not_restored(cause),
             Input::LoadWanted => self.load_wanted(now),
             Input::Connected(result) => self.connected(now, result),
@@ -267,10 +268,13 @@ impl Machine {
         self.tick(now);
     }
 
-    /// What a former mirror stored is shown; etcd will be asked whether it is of its history.
-    fn restored(&mut self, now: Instant, stored_at: SystemTime, newest: Option<Probe>) {
+    fn restoring(&mut self, now: Instant, stored_at: SystemTime) {
         self.enter(now, State::Restored);
         self.report.stored_at = Some(stored_at);
+    }
+
+    /// What a former mirror stored is shown; etcd will be asked whether it is of its history.
+    fn restored(&mut self, newest: Option<Probe>) {
         self.probe = newest;
         self.gapless = self.known.cursor;
         self.cursor_moved();

@@ -25,8 +25,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::error::StopReason;
 use crate::source::{
@@ -51,6 +51,9 @@ use self::warm::Restored;
 /// Chunks of a range stream read ahead while earlier ones are decoded.
 const CHUNKS_AHEAD: usize = 4;
 
+/// How long a mirror that stops waits until what it has shown is stored.
+const STORED_WITHIN: Duration = Duration::from_secs(10);
+
 /// The part of a key space that talks to etcd.
 ///
 /// [`Builder::start`](crate::Builder::start) spawns it; [`Builder::build`](crate::Builder::build)
@@ -71,8 +74,11 @@ pub struct Mirror<T: Send + Sync + 'static> {
     warm: Option<Warm<T>>,
     /// What stores for a later one, until it runs.
     keeper: Option<Feed>,
+    keeping: Option<JoinHandle<()>>,
     shutdown: watch::Receiver<bool>,
     started: bool,
+    /// Why it is about to stop, and when at the latest.
+    stopping: Option<(StopReason, Instant)>,
     stopped: Option<StopReason>,
 }
 
@@ -137,8 +143,10 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             chunks: None,
             warm,
             keeper,
+            keeping: None,
             shutdown,
             started: false,
+            stopping: None,
             stopped: None,
         }
     }
@@ -170,11 +178,12 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         if !self.started {
             self.started = true;
             let feed = self.warm.as_mut().and_then(|warm| warm.feed.take());
-            feed.into_iter().chain(self.keeper.take()).for_each(|feed| drop(tokio::spawn(feed)));
+            feed.into_iter().for_each(|feed| drop(tokio::spawn(feed)));
+            self.keeping = self.keeper.take().map(tokio::spawn);
             if self.warm.is_none() {
                 self.handle(Input::Start);
             }
-        } else if self.stopped.is_none() {
+        } else if self.stopping.is_none() && self.stopped.is_none() {
             match self.wake().await {
                 Wake::Shutdown => self.handle(Input::Shutdown),
                 Wake::Demand => {
@@ -190,6 +199,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
                 Wake::Messages(messages) => self.receive(messages),
             }
         }
+        self.end().await;
         self.stopped.clone()
     }
 
@@ -243,9 +253,17 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         match warm.take(stored, &mut self.sink.writer) {
             Restored::More => return,
             Restored::Nothing => {}
-            Restored::Shown { stored_at, newest } => {
-                self.machine.known = self.sink.known();
-                self.decide(Input::Restored { stored_at, newest });
+            Restored::Whole(taken) => {
+                // Whoever is woken by the data must find that it is stored data.
+                self.decide(Input::Restoring(taken.stored_at));
+                self.report();
+                match taken.show(&mut self.sink.writer) {
+                    Ok(newest) => {
+                        self.machine.known = self.sink.known();
+                        self.decide(Input::Restored(newest));
+                    }
+                    Err(cause) => self.decide(Input::NotRestored(cause)),
+                }
             }
             Restored::Failed(cause) => self.decide(Input::NotRestored(cause)),
         }
@@ -295,6 +313,10 @@ impl<T: Send + Sync + 'static> Mirror<T> {
     /// Executes actions until none is left; those on the key space answer at once.
     fn execute(&mut self) {
         while let Some(action) = self.machine.action() {
+            if matches!(action, Action::Watching) {
+                // Whoever waits for it must find the state that goes with it.
+                self.report();
+            }
             match self.sink.execute(action) {
                 Ok(answer) => {
                     self.machine.known = self.sink.known();
@@ -305,9 +327,13 @@ impl<T: Send + Sync + 'static> Mirror<T> {
                 Err(action) => self.act(action),
             }
         }
-        self.sink.writer.shared().report.write(&self.machine.report);
+        self.report();
         #[cfg(feature = "metrics")]
         self.sink.writer.shared().show(&self.machine.report, self.sink.writer.view());
+    }
+
+    fn report(&self) {
+        self.sink.writer.shared().report.write(&self.machine.report);
     }
 
     fn act(&mut self, action: Action) {
@@ -403,8 +429,20 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             StopReason::Shutdown => tracing::info!(name = %self.options.name, "mirror stopped"),
             reason => tracing::error!(name = %self.options.name, %reason, "mirror stopped"),
         }
-        self.sink.writer.end(reason.clone());
-        self.stopped = Some(reason);
+        self.sink.writer.end_tap();
+        self.stopping = Some((reason, Instant::now() + STORED_WITHIN));
+    }
+
+    /// Ends the key space once what was shown is stored, or that takes too long.
+    async fn end(&mut self) {
+        if let (Some((_, limit)), Some(keeping)) = (&self.stopping, &mut self.keeping) {
+            // Whether it ended well is told by the status.
+            let _ = timeout_at(*limit, keeping).await;
+        }
+        if let Some((reason, _)) = self.stopping.take() {
+            self.sink.writer.end(reason.clone());
+            self.stopped = Some(reason);
+        }
     }
 }
 

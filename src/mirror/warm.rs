@@ -40,24 +40,32 @@ pub(crate) struct Warm<T> {
     taken: Option<Taken<T>>,
 }
 
-struct Taken<T> {
+/// What was stored, as far as it has come.
+pub(crate) struct Taken<T> {
     loading: Loading<T>,
     through: Through,
-    stored_at: SystemTime,
+    pub(crate) stored_at: SystemTime,
     newest: Option<Probe>,
 }
 
+impl<T: Send + Sync + 'static> Taken<T> {
+    /// Shows it; gives its newest record.
+    pub(crate) fn show(self: Box<Self>, writer: &mut Writer<T>) -> Result<Option<Probe>, Cause> {
+        match writer.restore(self.loading, self.through) {
+            Ok(()) => Ok(self.newest),
+            Err(error) => Err(Arc::new(error)),
+        }
+    }
+}
+
 /// What became of it.
-#[derive(Debug)]
-pub(crate) enum Restored {
+pub(crate) enum Restored<T> {
     /// There is more to come.
     More,
     /// Nothing is stored.
     Nothing,
-    Shown {
-        stored_at: SystemTime,
-        newest: Option<Probe>,
-    },
+    /// Everything is here, and can be shown.
+    Whole(Box<Taken<T>>),
     Failed(Cause),
 }
 
@@ -71,12 +79,12 @@ impl<T: Send + Sync + 'static> Warm<T> {
         self.stored.recv().await
     }
 
-    /// Takes it in; at the end it is shown.
+    /// Takes it in.
     pub(crate) fn take(
         &mut self,
         stored: Option<Result<Stored, Cause>>,
         writer: &mut Writer<T>,
-    ) -> Restored {
+    ) -> Restored<T> {
         match (stored.transpose(), &mut self.taken) {
             (Err(cause), _) => Restored::Failed(cause),
             (Ok(Some(Stored::Found { through, stored_at })), _) => {
@@ -96,12 +104,7 @@ impl<T: Send + Sync + 'static> Warm<T> {
                 }
             }
             (Ok(Some(Stored::End)), taken) => match taken.take() {
-                Some(Taken { loading, through, stored_at, newest }) => {
-                    match writer.restore(loading, through) {
-                        Ok(()) => Restored::Shown { stored_at, newest },
-                        Err(error) => Restored::Failed(Arc::new(error)),
-                    }
-                }
+                Some(taken) => Restored::Whole(Box::new(taken)),
                 None => Restored::Nothing,
             },
             // The feed is gone before its end.

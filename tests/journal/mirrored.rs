@@ -235,6 +235,44 @@ async fn what_is_stored_of_another_cluster_or_history_is_never_taken_for_this_on
     shows(&ks, &etcd).await;
 }
 
+/// Storing is a moment behind showing, and a shutdown waits for it.
+#[tokio::test]
+async fn what_was_shown_before_a_shutdown_is_stored_after_it() {
+    let etcd = etcd();
+    let journal = in_memory().await;
+    for round in 0..20 {
+        let warm = builder().journal(&journal).restore(&journal);
+        let ks = soon("a start", warm.start(etcd.clone())).await.unwrap();
+        let status = ks.status();
+        let expected = if round == 0 { State::Live } else { State::Restored };
+        assert_eq!((status.state, ks.status().counters.loads), (expected, u64::from(round == 0)));
+        etcd.put("/k/a", round.to_string());
+        shows(&ks, &etcd).await;
+        soon("the end", ks.shutdown()).await;
+        assert_eq!(state_of(&journal).await.0, etcd.revision());
+    }
+    assert_eq!(told(&journal).await.len(), 22);
+}
+
+/// In an outage nothing makes old data young.
+#[tokio::test]
+async fn c7_starting_and_stopping_without_etcd_leaves_the_age_as_it_was() {
+    let etcd = etcd();
+    let journal = in_memory().await;
+    let ks = builder().journal(&journal).start(etcd.clone()).await.unwrap();
+    shows(&ks, &etcd).await;
+    ks.shutdown().await;
+    let stored = journal.mirrors().await.unwrap();
+    etcd.faults().down();
+    for _ in 0..3 {
+        let warm = builder().journal(&journal).restore(&journal);
+        let ks = soon("a start", warm.start(etcd.clone())).await.unwrap();
+        assert_eq!(ks.status().state, State::Restored);
+        soon("the end", ks.shutdown()).await;
+    }
+    assert_eq!(journal.mirrors().await.unwrap(), stored);
+}
+
 #[tokio::test]
 async fn a_range_that_is_not_the_one_stored_begins_cold() {
     let etcd = etcd();

@@ -129,11 +129,10 @@ pub(crate) enum Purpose {
 pub(crate) enum Input {
     /// The mirror was started.
     Start,
-    /// What a former mirror stored is shown; its newest record leads to it.
-    Restored {
-        stored_at: SystemTime,
-        newest: Option<Probe>,
-    },
+    /// What a former mirror stored, at this time, is about to be shown.
+    Restoring(SystemTime),
+    /// It is shown; this is its newest record.
+    Restored(Option<Probe>),
     /// What is stored cannot be used.
     NotRestored(Cause),
     /// Whoever stores what is taken in needs a complete read.
