@@ -6,12 +6,16 @@
 
 #[path = "journal/crash.rs"]
 mod crash;
+#[path = "journal/crash_mirrored.rs"]
+mod crash_mirrored;
 #[path = "journal/faults.rs"]
 mod faults;
 #[path = "journal/faulty.rs"]
 mod faulty;
 #[path = "journal/fixture.rs"]
 mod fixture;
+#[path = "journal/history.rs"]
+mod history;
 #[path = "journal/kit.rs"]
 mod kit;
 #[path = "journal/lifecycle.rs"]
@@ -29,6 +33,7 @@ mod reading;
 mod state;
 #[path = "journal/storing.rs"]
 mod storing;
+mod support;
 #[path = "journal/watchers.rs"]
 mod watchers;
 

@@ -3,10 +3,11 @@
 //!
 //! `JOURNAL_CRASH_ROUNDS` sets how often (12), `JOURNAL_CRASH_SEED` the first random number.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use etcd_keyspace::BoxError;
@@ -43,6 +44,22 @@ impl Numbers {
     }
 }
 
+/// Numbers by chance, the same for the same seed.
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// Begins with the number that a variable of the environment has, or 1.
+    pub(crate) fn seeded_by(name: &str) -> Self {
+        Random(from_environment(name, 1))
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
 /// What the child does until it is killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "the child of the crash test, which starts it"]
@@ -69,22 +86,20 @@ async fn child() {
     }
 }
 
-fn from_environment(name: &str, default: u64) -> u64 {
+pub(crate) fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
 }
 
 #[tokio::test]
 async fn j2_j6_a_killed_process_leaves_what_it_acknowledged_and_no_checkpoint_ahead() {
     let rounds = from_environment("JOURNAL_CRASH_ROUNDS", 12);
-    let mut random = from_environment("JOURNAL_CRASH_SEED", 1);
+    let mut random = Random::seeded_by("JOURNAL_CRASH_SEED");
     let folder = tempfile::tempdir().unwrap();
     let copies = tempfile::tempdir().unwrap();
     let (mut steps, mut progressed) = (0, 0);
     for round in 0..rounds {
-        random =
-            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let lives = Duration::from_micros((random >> 33) % 120_000);
-        kill_after(folder.path(), lives);
+        let lives = Duration::from_micros(random.below(120_000));
+        kill_after(start("crash::child", &[(FOLDER, folder.path().as_os_str())]), lives);
         // A copy is judged, so that the next child opens what this one left.
         let copy = copies.path().join("journal");
         if fs::copy(folder.path().join("journal"), &copy).is_err() {
@@ -102,15 +117,19 @@ async fn j2_j6_a_killed_process_leaves_what_it_acknowledged_and_no_checkpoint_ah
     assert!(progressed > 0, "no child lived long enough");
 }
 
-/// Starts the child and kills it after some time.
-fn kill_after(folder: &Path, lives: Duration) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["crash::child", "--exact", "--ignored", "--nocapture"])
-        .env(FOLDER, folder)
+/// Starts a test of this binary as a process of its own.
+pub(crate) fn start(test: &str, environment: &[(&str, &OsStr)]) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--ignored", "--nocapture"])
+        .envs(environment.iter().copied())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// Kills a child after some time.
+pub(crate) fn kill_after(mut child: Child, lives: Duration) {
     std::thread::sleep(lives);
     child.kill().unwrap();
     let ended = child.wait_with_output().unwrap();
