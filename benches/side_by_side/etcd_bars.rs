@@ -4,7 +4,7 @@
 //! and what a thousand followers add to that.
 
 #[path = "../../tests/support/etcd.rs"]
-mod etcd;
+pub(crate) mod etcd;
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::report::{Report, median, show};
 use etcd::EtcdServer;
 
 const WRITERS: usize = 64;
-const TXN: usize = 100;
+pub(crate) const TXN: usize = 100;
 const PREFIX: &str = "/registry/";
 /// Keys of the backlog, and those who follow ten of them each.
 const BACKLOG_KEYS: usize = 50_000;
@@ -84,7 +84,7 @@ async fn drain(stream: &mut WatchStream, revision: i64) -> usize {
     }
 }
 
-fn quantile(mut times: Vec<Duration>, quantile: f64) -> f64 {
+pub(crate) fn quantile(mut times: Vec<Duration>, quantile: f64) -> f64 {
     times.sort();
     let at = (times.len() as f64 * quantile) as usize;
     times[at.min(times.len() - 1)].as_secs_f64()
@@ -247,8 +247,15 @@ async fn full_rate(report: &mut Report, server: &EtcdServer, puts: usize) {
     report.bar("E5", median(costs), 1.30);
 }
 
-/// Puts `count` keys below `prefix` in transactions of a hundred.
-async fn fill(server: &EtcdServer, keys: &[Vec<u8>]) -> i64 {
+/// Puts keys as one revision; that revision.
+pub(crate) async fn commit(client: &mut Client, keys: Vec<Vec<u8>>, random: &mut Random) -> i64 {
+    let puts: Vec<_> = keys.into_iter().map(|key| TxnOp::put(key, value(random), None)).collect();
+    let done = client.txn(Txn::new().and_then(puts)).await.expect("a transaction");
+    done.header().map_or(0, |header| header.revision())
+}
+
+/// Puts keys in transactions of a hundred; the last revision.
+pub(crate) async fn fill(server: &EtcdServer, keys: &[Vec<u8>]) -> i64 {
     let mut writers = JoinSet::new();
     let chunks: Vec<Vec<Vec<u8>>> = keys.chunks(TXN).map(<[_]>::to_vec).collect();
     for (writer, part) in chunks.chunks(chunks.len().div_ceil(8).max(1)).enumerate() {
@@ -258,12 +265,7 @@ async fn fill(server: &EtcdServer, keys: &[Vec<u8>]) -> i64 {
             let mut random = Random::new(writer as u64 + 1);
             let mut last = 0;
             for chunk in part {
-                let puts: Vec<_> = chunk
-                    .into_iter()
-                    .map(|key| TxnOp::put(key, value(&mut random), None))
-                    .collect();
-                let done = client.txn(Txn::new().and_then(puts)).await.expect("a transaction");
-                last = done.header().map_or(0, |header| header.revision());
+                last = commit(&mut client, chunk, &mut random).await;
             }
             last
         });

@@ -1,13 +1,15 @@
 //! All bars side by side: ratios of two things measured in turn in one run.
 //!
 //! `cargo bench --bench side_by_side` runs them all; `-- --quick` with fewer keys; `-- S1 S6` only
-//! those; `-- storage` (with what follows it) or `-- etcd` one half; `-- holds` how long the write lock is held by size.
+//! those; `-- storage` (with what follows it) or `-- etcd` one half (with those of the journal, given the feature); `-- holds` how long the write lock is held by size.
 
 mod changes;
 mod contenders;
 mod data;
 mod etcd_bars;
 mod fan_out;
+#[cfg(feature = "journal")]
+mod journal_bars;
 mod reads;
 mod report;
 mod storage;
@@ -26,7 +28,7 @@ fn main() {
     let halves = [flag("storage"), flag("etcd")];
     let bars = args.iter().filter(|arg| {
         *arg == "holds"
-            || arg.starts_with(['S', 'E', 'F'])
+            || arg.starts_with(['S', 'E', 'F', 'J'])
                 && arg[1..].starts_with(|c: char| c.is_ascii_digit())
     });
     let bars: Vec<String> = bars.cloned().collect();
@@ -48,6 +50,10 @@ fn main() {
     }
     if wants(1, 'E') {
         etcd_bars::run(&mut report, keys, quick);
+    }
+    #[cfg(feature = "journal")]
+    if wants(1, 'J') {
+        journal_bars::run(&mut report, keys, quick);
     }
     report.finish();
 }
