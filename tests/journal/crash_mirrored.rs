@@ -57,6 +57,20 @@ async fn child() {
     let mut client = Client::connect([endpoint], None).await.unwrap();
     equals_etcd(&ks, &mut client, PREFIX).await;
     assert!(ks.status().store_error.is_none(), "{:?}", ks.status());
+    // What is shown is stored a moment later, also when the key space is shut down.
+    let shown = ks.read().revision();
+    let stored = async {
+        while journal
+            .mirrors()
+            .await
+            .unwrap()
+            .first()
+            .is_none_or(|one| one.1.cursor.revision < shown)
+        {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    within("what is shown is stored", stored).await;
     ks.shutdown().await;
     journal.close().await.unwrap();
 }
