@@ -75,9 +75,10 @@
 //! # How it is built
 //!
 //! ```text
-//! edges    KeySpaces: mirrors on demand, cuts
+//! edges    KeySpaces: mirrors on demand, cuts      journal      metrics      testing: the fake etcd
+//! fan-out  follow: changes, events, followers, notify, blocking reads, tokens
 //! driver   Mirror (decides without I/O; a thin async shell executes)  ->  Source: etcd, or the fake
-//! locked   Writer -> KeySpace -> { observers, waits, status }
+//! locked   Writer -> KeySpace -> { observers, waits, status, interests, history, tap }
 //! pure     batch -> delta      view -> packed storage      decode
 //! words    range   event   entry   error
 //! ```

@@ -1,7 +1,8 @@
 //! Following a key space outside its lock.
 //!
 //! Owns the ways to follow; all of them stand on one registration of a range (`interest`) and on the
-//! difference of two views, but for `events`, which stands on the kept steps (`history`). Must not be known to the writer: nothing a consumer does reaches it (C9).
+//! difference of two views, but for `events`, which stands on the kept steps (`history`). Must not be
+//! known to the writer: nothing a consumer does reaches it (C9).
 
 mod blocking;
 mod changes;

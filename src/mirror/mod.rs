@@ -1,7 +1,8 @@
 //! The mirror: it loads, watches, applies, and never gives up without saying why.
 //!
 //! Owns [`Mirror`], the thin async shell that executes what the machine decides: requests as tasks,
-//! the reading of streams, and calls to the writer. Must not decide anything itself.
+//! the reading of streams, calls to the writer, and what runs beside it to bring stored data and to
+//! store. Must not decide anything itself.
 
 mod backoff;
 mod hold;
