@@ -24,16 +24,23 @@ const BACKLOG_KEYS: usize = 50_000;
 const FOLLOWERS: usize = 1_000;
 
 pub(crate) fn run(report: &mut Report, keys: usize, quick: bool) {
+    block_on(all(report, keys, quick));
+}
+
+/// Runs bars that talk to an etcd.
+pub(crate) fn block_on(bars: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(all(report, keys, quick));
+    runtime.expect("a runtime").block_on(bars);
+}
+
+/// An etcd with room for a million keys; without a binary the bars are left out.
+pub(crate) async fn server() -> Option<EtcdServer> {
+    let builder = EtcdServer::builder().arg("--quota-backend-bytes=8589934592");
+    builder.start().await.inspect_err(|error| println!("no etcd: {error}")).ok()
 }
 
 async fn all(report: &mut Report, keys: usize, quick: bool) {
-    let builder = EtcdServer::builder().arg("--quota-backend-bytes=8589934592");
-    let server = match builder.start().await {
-        Ok(server) => server,
-        Err(error) => return println!("no etcd: {error}"),
-    };
+    let Some(server) = server().await else { return };
     println!("etcd {}", server.version());
     if report.wants(&["E3"]) {
         idle_latency(report, &server, if quick { 200 } else { 1_000 }).await;

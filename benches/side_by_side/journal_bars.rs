@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::data::{Dataset, Random, Shape};
 use crate::etcd_bars::etcd::EtcdServer;
-use crate::etcd_bars::{TXN, commit, fill, quantile};
+use crate::etcd_bars::{TXN, block_on, commit, fill, quantile, server};
 use crate::report::{Report, median, show};
 
 const PREFIX: &str = "/registry/items/";
@@ -23,16 +23,11 @@ const RATE: usize = 20_000;
 const ROUNDS: usize = 5;
 
 pub(crate) fn run(report: &mut Report, keys: usize, quick: bool) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(all(report, keys, quick));
+    block_on(all(report, keys, quick));
 }
 
 async fn all(report: &mut Report, keys: usize, quick: bool) {
-    let builder = EtcdServer::builder().arg("--quota-backend-bytes=8589934592");
-    let server = match builder.start().await {
-        Ok(server) => server,
-        Err(error) => return println!("no etcd: {error}"),
-    };
+    let Some(server) = server().await else { return };
     if report.wants(&["J1"]) {
         warm_restart(report, &server, keys).await;
     }
