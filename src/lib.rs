@@ -31,6 +31,20 @@
 //! # }
 //! ```
 //!
+//! # Where to read on
+//!
+//! | question | page |
+//! |---|---|
+//! | which read shows what, what is promised and what is not | [`guide::guarantees`] |
+//! | how state is derived under the lock | [`guide::observers`] |
+//! | which way to follow changes fits what | [`guide::following`] |
+//! | what happens when etcd, the network or an operator misbehave | [`guide::failures`] |
+//! | readiness, alerts, sizes, many processes | [`guide::production`] |
+//! | how to test code that uses a key space | [`guide::testing`] |
+//! | how entries are stored, and what operations cost | [`guide::storage`] |
+//! | durable events, warm restart, the file's format | `journal`, with the feature of that name |
+//! | what else one could use | [`guide::comparison`] |
+//!
 //! # The contract
 //!
 //! The rest of the documentation, the code and the tests quote these numbers. [`promises`] names the
@@ -154,7 +168,7 @@
 //!
 //! - **Memory.** Every entry of the prefix is in memory: an allocation with the key (up to 46 bytes of
 //!   it inline), your value and etcd's numbers, and some bytes of columns around it. A snapshot keeps
-//!   what was replaced since it was taken. [`stats`](KeySpace::stats) estimates. [`storage`] explains
+//!   what was replaced since it was taken. [`stats`](KeySpace::stats) estimates. [`guide::storage`] explains
 //!   the data structure.
 //! - **Writes.** A batch copies the parts of the storage that it touches, which are of bounded size, so
 //!   it costs its events and not the number of keys. A reload costs a pass over everything, outside the
@@ -271,17 +285,40 @@ pub mod promises {}
 #[doc = include_str!("../docs/hazards.md")]
 pub mod hazards {}
 
-/// How the entries are stored, what each operation costs, and why.
-#[cfg(doc)]
-#[doc = include_str!("../docs/storage.md")]
-pub mod storage {}
-
-/// How to choose.
+/// Guides: a page for each question that has a longer answer.
 #[cfg(any(doc, doctest))]
 pub mod guide {
+    /// What the contract means for programs: which read shows what, and what is not promised.
+    #[doc = include_str!("../docs/guarantees.md")]
+    pub mod guarantees {}
+
+    /// Derived state under the lock: when observers run, what they get, and their rules.
+    #[doc = include_str!("../docs/observers.md")]
+    pub mod observers {}
+
     /// Which way to follow a key space fits what, what each costs, and what it guarantees.
     #[doc = include_str!("../docs/following.md")]
     pub mod following {}
+
+    /// What goes wrong, how it shows, how long it takes, and what to do.
+    #[doc = include_str!("../docs/failures.md")]
+    pub mod failures {}
+
+    /// Testing code that uses a key space, without etcd and without waiting.
+    #[doc = include_str!("../docs/testing.md")]
+    pub mod testing {}
+
+    /// Readiness, alerts, sizes, many processes, and operation.
+    #[doc = include_str!("../docs/production.md")]
+    pub mod production {}
+
+    /// How the entries are stored, what each operation costs, and why.
+    #[doc = include_str!("../docs/storage.md")]
+    pub mod storage {}
+
+    /// This crate beside what else there is, and what is lost to whom.
+    #[doc = include_str!("../docs/comparison.md")]
+    pub mod comparison {}
 }
 
 /// Compiles the examples of the README, all of whose features are needed.

@@ -3,7 +3,7 @@
 //! Owns the order of the entries and the memory they are kept in. Must not know revisions, events
 //! or ranges of a mirror, and holds no lock, clock or thread.
 //!
-//! The page `docs/storage.md`, in the crate's documentation as `storage`, explains shape, costs and
+//! The page `docs/storage.md`, in the crate's documentation as `guide::storage`, explains shape, costs and
 //! invariants (P1 to P5) once for all files here.
 
 mod build;
