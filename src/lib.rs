@@ -42,7 +42,7 @@
 //! | readiness, alerts, sizes, many processes | [`guide::production`] |
 //! | how to test code that uses a key space | [`guide::testing`] |
 //! | how entries are stored, and what operations cost | [`guide::storage`] |
-//! | durable events, warm restart, the file's format | `journal`, with the feature of that name |
+//! | durable events, warm restart, the file's format | [`journal`], with the feature of that name |
 //! | what else one could use | [`guide::comparison`] |
 //!
 //! # The contract
@@ -89,10 +89,11 @@
 //! # How it is built
 //!
 //! ```text
-//! edges    KeySpaces: mirrors on demand, cuts      journal      metrics      testing: the fake etcd
-//! fan-out  follow: changes, events, followers, notify, blocking reads, tokens
-//! driver   Mirror (decides without I/O; a thin async shell executes)  ->  Source: etcd, or the fake
-//! locked   Writer -> KeySpace -> { observers, waits, status, interests, history, tap }
+//! edges    KeySpaces: mirrors on demand, cuts    journal    metrics    testing
+//! fan-out  changes, events, followers, notify, blocking reads, tokens
+//! driver   Mirror: decides without I/O, a thin async shell executes
+//!            └> Source: etcd, or the fake of `testing`
+//! locked   Writer -> KeySpace -> observers, waits, status, interests, history, tap
 //! pure     batch -> delta      view -> packed storage      decode
 //! words    range   event   entry   error
 //! ```
@@ -276,11 +277,13 @@ pub use wait::{AtLeast, WaitError};
 pub use writer::{Applied, LoadError, Writer};
 
 /// What is promised, and the test that holds it.
+///
 #[cfg(doc)]
 #[doc = include_str!("../docs/promises.md")]
 pub mod promises {}
 
 /// What goes wrong around a mirror, what it does then, and the test that holds it.
+///
 #[cfg(doc)]
 #[doc = include_str!("../docs/hazards.md")]
 pub mod hazards {}
@@ -289,34 +292,42 @@ pub mod hazards {}
 #[cfg(any(doc, doctest))]
 pub mod guide {
     /// What the contract means for programs: which read shows what, and what is not promised.
+    ///
     #[doc = include_str!("../docs/guarantees.md")]
     pub mod guarantees {}
 
     /// Derived state under the lock: when observers run, what they get, and their rules.
+    ///
     #[doc = include_str!("../docs/observers.md")]
     pub mod observers {}
 
     /// Which way to follow a key space fits what, what each costs, and what it guarantees.
+    ///
     #[doc = include_str!("../docs/following.md")]
     pub mod following {}
 
     /// What goes wrong, how it shows, how long it takes, and what to do.
+    ///
     #[doc = include_str!("../docs/failures.md")]
     pub mod failures {}
 
     /// Testing code that uses a key space, without etcd and without waiting.
+    ///
     #[doc = include_str!("../docs/testing.md")]
     pub mod testing {}
 
     /// Readiness, alerts, sizes, many processes, and operation.
+    ///
     #[doc = include_str!("../docs/production.md")]
     pub mod production {}
 
     /// How the entries are stored, what each operation costs, and why.
+    ///
     #[doc = include_str!("../docs/storage.md")]
     pub mod storage {}
 
     /// This crate beside what else there is, and what is lost to whom.
+    ///
     #[doc = include_str!("../docs/comparison.md")]
     pub mod comparison {}
 }
