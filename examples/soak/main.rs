@@ -30,6 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Parser;
+use peak_alloc::PeakAlloc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -41,6 +42,9 @@ use world::{Random, World, lock};
 use writers::Writer;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+#[global_allocator]
+static LIVE: PeakAlloc = PeakAlloc;
 
 /// How often progress is told.
 const TELL: Duration = Duration::from_secs(10);
@@ -213,7 +217,8 @@ fn progress(world: &World, mirrors: &[Arc<Mirror>], before: u64) -> u64 {
     let ages = mirrors.iter().filter_map(|mirror| mirror.ks.status().current_as_of);
     eprintln!(
         "[{:>4.0} s] revision {}, {written} events written ({}/s), {applied} applied; {} faults, \
-         now: {}; compared {} + {}, own writes {}, found {}; oldest data {:.1} s",
+         now: {}; compared {} + {}, own writes {}, found {}; oldest data {:.1} s; memory {:.0} MB, \
+         at most {:.0} MB",
         ledger.elapsed().as_secs_f64(),
         world.acknowledged(),
         (written - before) / TELL.as_secs(),
@@ -224,6 +229,8 @@ fn progress(world: &World, mirrors: &[Arc<Mirror>], before: u64) -> u64 {
         ledger.counted("checked: read your writes"),
         ledger.counted("findings"),
         ages.max().unwrap_or_default().as_secs_f64(),
+        LIVE.current_usage_as_mb(),
+        LIVE.peak_usage_as_mb(),
     );
     written
 }
