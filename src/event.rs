@@ -29,6 +29,14 @@ pub struct RawKeyValue {
     pub lease: i64,
 }
 
+impl RawKeyValue {
+    /// Bytes of key and value together; what pages and queues are bounded by.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.key.len() + self.value.len()
+    }
+}
+
 /// One change of one key, in the order etcd made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -66,7 +74,7 @@ impl Event {
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
-            Event::Put(kv) => kv.key.len() + kv.value.len(),
+            Event::Put(kv) => kv.bytes(),
             Event::Delete { key, .. } => key.len(),
         }
     }

@@ -149,7 +149,7 @@ impl Pager {
     }
 
     fn count(&mut self, kvs: &[RawKeyValue]) -> u64 {
-        let bytes = kvs.iter().map(|kv| (kv.key.len() + kv.value.len()) as u64).sum();
+        let bytes = kvs.iter().map(|kv| kv.bytes() as u64).sum();
         self.keys += kvs.len() as u64;
         self.bytes += bytes;
         if let Some(last) = kvs.last() {

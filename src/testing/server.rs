@@ -208,16 +208,12 @@ fn read_page(
         }
     }
     let member = &mut cluster.members[member];
-    member.check_size(bytes(&page.kvs))?;
+    member.check_size(page.kvs.iter().map(RawKeyValue::bytes).sum())?;
     if member.faults.scramble > 0 && !page.kvs.is_empty() {
         member.faults.scramble -= 1;
         scramble(&mut page.kvs);
     }
     Ok(page)
-}
-
-pub(super) fn bytes(kvs: &[RawKeyValue]) -> usize {
-    kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum()
 }
 
 fn copy(record: &RawKeyValue, keys_only: bool) -> RawKeyValue {

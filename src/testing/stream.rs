@@ -12,7 +12,6 @@ use std::task::{Context, Poll, ready};
 use tokio::time::{Instant, Sleep};
 
 use super::cluster::{Cluster, Shared, broken_transport};
-use super::server::bytes;
 use super::watcher::Next;
 use crate::event::{RawKeyValue, Revision, WatchResponse};
 use crate::range::KeyRange;
@@ -187,7 +186,7 @@ impl FakeRangeStream {
             member.faults.truncate -= 1;
             return Ok(None);
         }
-        let bytes = bytes(&chunk.kvs);
+        let bytes = chunk.kvs.iter().map(RawKeyValue::bytes).sum();
         member.check_size(bytes)?;
         self.after = chunk.kvs.last().map(|record| record.key.clone());
         if bytes < CHUNK_BYTES / 2 {
