@@ -27,6 +27,9 @@ mod mirrored;
 mod model;
 #[path = "journal/opening.rs"]
 mod opening;
+#[cfg(feature = "test-util")]
+#[path = "journal/power.rs"]
+mod power;
 #[path = "journal/reading.rs"]
 mod reading;
 #[path = "journal/state.rs"]
