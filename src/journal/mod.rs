@@ -17,6 +17,41 @@
 //! # }
 //! ```
 //!
+//! # With a key space
+//!
+//! A mirror stores what it takes in, and the next process starts from that. A named watcher handles each
+//! event at least once, in order, wherever the process was killed.
+//!
+//! ```no_run
+//! use etcd_keyspace::journal::{Journal, JournalOptions, Registry, WatcherOptions, handler_fn};
+//! use etcd_keyspace::{BoxError, Etcd, EtcdOptions, KeySpace};
+//!
+//! # async fn run() -> Result<(), BoxError> {
+//! let journal = Journal::open("orders.journal", JournalOptions::new()).await?;
+//! let orders = KeySpace::<Vec<u8>>::builder("/orders/")?.bytes().name("orders");
+//! let etcd = Etcd::new(["http://127.0.0.1:2379"], EtcdOptions::new());
+//! // `journal` stores, `restore` serves at once what a former process stored, and goes on from there.
+//! let orders = orders.journal(&journal).restore(&journal).start(etcd).await?;
+//!
+//! let handler = handler_fn(|event| {
+//!     println!("{} {:?} at {:?}", event.operation, event.key, event.revision);
+//!     Ok::<_, BoxError>(()) // an error is tried again, with delays
+//! });
+//! let registry = Registry::new(&journal);
+//! registry.watch("mailer", WatcherOptions::new().handler(handler).auto_start(true)).await?;
+//! # drop(orders);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | question | answer |
+//! |---|---|
+//! | which events | every one etcd told; after lost history, or when nothing is stored yet, the exact difference, [marked](NewEvent::synthesized) |
+//! | how late | what is shown is stored a moment later, [bounded in bytes](MirrorOptions::buffer_bytes) |
+//! | a slow or broken disk | the key space serves on; [`Status::store_error`](crate::Status::store_error) tells; it is caught up with by a complete read |
+//! | another range under the same name | is another mirror to the journal |
+//! | how large | [`Retention`] collects by age and by size, and not past a watcher's checkpoint unless told |
+//!
 //! # What holds
 //!
 //! The code and the tests quote these numbers.
