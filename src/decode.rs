@@ -107,6 +107,15 @@ impl fmt::Debug for Rejection {
     }
 }
 
+/// What a former mirror stored of a key whose newest value it could not decode.
+#[derive(Debug)]
+pub(crate) struct FormerRejection {
+    pub(crate) key: Vec<u8>,
+    pub(crate) since: SystemTime,
+    /// What it showed in its place.
+    pub(crate) last_good: Option<RawKeyValue>,
+}
+
 /// Decodes with panics contained (C10: a bad value never stops the mirror).
 pub(crate) fn decode<T: 'static>(
     decoder: &dyn Decoder<T>,

@@ -4,13 +4,14 @@
 //! are told one by one. Decodes, so it runs outside
 //! every lock; takes the time as an argument. Must not judge continuity, lock or publish.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use smallvec::SmallVec;
 
 use crate::batch::{Batch, KeyHistory};
-use crate::decode::{BadValues, DecodeError, Decoder, Rejection, decode};
+use crate::decode::{BadValues, DecodeError, Decoder, FormerRejection, Rejection, decode};
 use crate::delta::{Change, Effect, Effects};
 use crate::entry::{Entry, Numbers};
 use crate::event::{Event, RawKeyValue, Revision};
@@ -42,6 +43,8 @@ enum Shown<T> {
 struct Outcome<T> {
     shown: Shown<T>,
     rejected: Option<(Numbers, DecodeError)>,
+    /// Since when it is rejected, where that is known of a former mirror.
+    since: Option<SystemTime>,
 }
 
 impl<T: 'static> Decoding<T> {
@@ -55,11 +58,13 @@ impl<T: 'static> Decoding<T> {
         old: Option<&Arc<Entry<T>>>,
     ) -> Outcome<T> {
         let Some(last) = writes.next_back() else {
-            return Outcome { shown: Shown::Nothing, rejected: None };
+            return Outcome { shown: Shown::Nothing, rejected: None, since: None };
         };
         let numbers = Numbers::from(&last);
         let error = match self.entry(last) {
-            Ok(entry) => return Outcome { shown: Shown::Entry(entry), rejected: None },
+            Ok(entry) => {
+                return Outcome { shown: Shown::Entry(entry), rejected: None, since: None };
+            }
             Err(error) => error,
         };
         let earlier = match self.bad_values {
@@ -71,7 +76,7 @@ impl<T: 'static> Decoding<T> {
             None if self.keeps(old, numbers) => Shown::Same,
             None => Shown::Nothing,
         };
-        Outcome { shown, rejected: Some((numbers, error)) }
+        Outcome { shown, rejected: Some((numbers, error)), since: None }
     }
 
     /// Decides the same event by event, and notes what each of them changed.
@@ -116,7 +121,7 @@ impl<T: 'static> Decoding<T> {
             (Some(shown), Some(old)) if Arc::ptr_eq(&shown, old) => Shown::Same,
             (Some(shown), _) => Shown::Entry(shown),
         };
-        Outcome { shown, rejected }
+        Outcome { shown, rejected, since: None }
     }
 
     /// Whether a key whose newest write, with these numbers, is bad goes on showing `old`.
@@ -183,12 +188,12 @@ impl<T> Edits<T> {
         };
         match outcome.rejected {
             Some((numbers, error)) => {
-                let since = match (&outcome.shown, was_rejected) {
+                let since = outcome.since.unwrap_or(match (&outcome.shown, was_rejected) {
                     // A good value lay in between, or the key was created anew.
                     (Shown::Entry(_), _) | (_, None) => self.now,
                     (_, Some(was)) if was.create_revision() != numbers.create_revision => self.now,
                     (_, Some(was)) => was.value().since,
-                };
+                });
                 let rejection = Rejection { error: Arc::new(error), since, shown: shows };
                 self.hidden += usize::from(!shows);
                 self.bad += 1;
@@ -268,6 +273,8 @@ pub(crate) struct Loading<T> {
     decoding: Decoding<T>,
     edits: Edits<T>,
     removed: usize,
+    /// Keys of the read whose newest value a former mirror could not decode.
+    former: HashMap<Vec<u8>, FormerRejection>,
     /// While the base is empty, full runs are built directly.
     fresh: Option<Builder<T>>,
     /// Whether equal numbers mean equal values: true within one history only.
@@ -287,10 +294,17 @@ impl<T: 'static> Loading<T> {
             decoding,
             edits: Edits::new(base, now),
             removed: 0,
+            former: HashMap::new(),
             fresh: (base.known_keys() == 0).then(Builder::new),
             same_history,
             newest: 0,
         }
+    }
+
+    /// Takes in, before any key, what a former mirror showed in place of values that it could not
+    /// decode: as if it were delivered again before them.
+    pub(crate) fn remember(&mut self, former: Vec<FormerRejection>) {
+        self.former.extend(former.into_iter().map(|former| (former.key.clone(), former)));
     }
 
     /// Takes in the next keys, which continue the former ones in ascending order.
@@ -315,17 +329,24 @@ impl<T: 'static> Loading<T> {
         let base = &self.walk.base;
         let old = known.and_then(|known| known.entry).filter(|_| self.same_history);
         let old = old.and_then(|rank| base.entries.all().nth(rank));
-        let outcome = self.decoding.decide(std::iter::once(kv), old);
-        match (&mut self.fresh, outcome) {
-            (Some(builder), Outcome { shown: Shown::Entry(entry), rejected: None }) => {
-                // `page` has checked that keys ascend, so the builder takes it.
-                let _ = builder.push(entry);
-            }
-            (_, outcome) => {
-                let place = base.entries.place(&key);
-                self.edits.book(&key, place, outcome);
+        let (since, last_good) = match self.former.remove(&key) {
+            Some(former) => (Some(former.since), former.last_good),
+            None => (None, None),
+        };
+        let last_good = last_good.filter(|good| {
+            good.create_revision == kv.create_revision && good.mod_revision < kv.mod_revision
+        });
+        let mut outcome = self.decoding.decide(last_good.into_iter().chain([kv]), old);
+        outcome.since = since;
+        if let (Some(builder), Shown::Entry(entry)) = (&mut self.fresh, &outcome.shown) {
+            // `page` has checked that keys ascend, so the builder takes it.
+            let _ = builder.push(Arc::clone(entry));
+            if outcome.rejected.is_none() {
+                return;
             }
         }
+        let place = base.entries.place(&key);
+        self.edits.book(&key, place, outcome);
     }
 
     /// Books the known keys below `key` (all left, without one) as gone.
@@ -333,7 +354,11 @@ impl<T: 'static> Loading<T> {
         while let Some(gone) = self.walk.missing(key) {
             self.removed += 1;
             let place = self.walk.base.entries.place(&gone);
-            self.edits.book(&gone, place, Outcome { shown: Shown::Nothing, rejected: None });
+            self.edits.book(
+                &gone,
+                place,
+                Outcome { shown: Shown::Nothing, rejected: None, since: None },
+            );
         }
     }
 
@@ -357,7 +382,8 @@ impl<T: 'static> Loading<T> {
         let edited = !self.edits.entries.is_empty() || !self.edits.rejected.is_empty();
         let mut next = self.edits.finish();
         if let Some(fresh) = self.fresh.take().map(Builder::finish).filter(|f| f.len() > 0) {
-            // Nothing was shown before, so only rejected values went through the edits.
+            // Nothing was shown before, so only rejected values went through the edits; what is shown in
+            // their place is in both.
             next.view.entries = fresh;
             next.changes = None;
         }

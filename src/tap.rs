@@ -6,6 +6,7 @@
 use std::error::Error as StdError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
@@ -31,6 +32,42 @@ impl Through {
     }
 }
 
+/// A key whose newest value could not be decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) key: Vec<u8>,
+    pub(crate) since: SystemTime,
+    /// The revision of the older record that is shown in its place, if there is one.
+    pub(crate) shows: Option<Revision>,
+}
+
+impl Refused {
+    fn of<T>(view: &View<T>, key: &[u8]) -> Option<Self> {
+        let rejection = view.rejected.get(key)?.value();
+        let entry = view.entries.get(key).filter(|_| rejection.shown);
+        let shows = entry.map(|entry| entry.mod_revision());
+        Some(Refused { key: key.to_vec(), since: rejection.since, shows })
+    }
+
+    /// Those of a view, ascending by key.
+    pub(crate) fn all<T>(view: &View<T>) -> Vec<Self> {
+        let keys = view.rejected.all();
+        keys.iter().filter_map(|rejected| Refused::of(view, rejected.key())).collect()
+    }
+
+    /// Those of the keys that the events are of, once each.
+    pub(crate) fn among<T>(view: &View<T>, events: &[Event]) -> Vec<Self> {
+        if view.rejected.len() == 0 {
+            return Vec::new();
+        }
+        let refused = events.iter().filter_map(|event| Refused::of(view, event.key()));
+        let mut refused: Vec<_> = refused.collect();
+        refused.sort_by(|a, b| a.key.cmp(&b.key));
+        refused.dedup_by(|a, b| a.key == b.key);
+        refused
+    }
+}
+
 /// What was taken in. It is shown by then.
 #[derive(Debug)]
 pub(crate) enum Tapped {
@@ -39,6 +76,8 @@ pub(crate) enum Tapped {
         from: Through,
         to: Through,
         events: Vec<Event>,
+        /// The keys among them whose newest value is refused now; that of the others is not.
+        refused: Vec<Refused>,
     },
     /// Nothing happened.
     Progress {
@@ -52,6 +91,8 @@ pub(crate) enum Tapped {
     /// It is whole, and shown.
     LoadEnds {
         to: Through,
+        /// All keys whose newest value is refused.
+        refused: Vec<Refused>,
     },
     LoadAbandoned,
 }
@@ -60,15 +101,21 @@ impl Tapped {
     fn bytes(&self) -> usize {
         let overhead = size_of::<Event>();
         match self {
-            Tapped::Events { events, .. } => {
-                events.iter().map(|event| event.bytes() + overhead).sum()
+            Tapped::Events { events, refused, .. } => {
+                let events = events.iter().map(|event| event.bytes() + overhead);
+                events.sum::<usize>() + bytes_of(refused)
             }
             Tapped::Page(kvs) => {
                 kvs.iter().map(|kv| kv.key.len() + kv.value.len() + overhead).sum()
             }
+            Tapped::LoadEnds { refused, .. } => overhead + bytes_of(refused),
             _ => overhead,
         }
     }
+}
+
+fn bytes_of(refused: &[Refused]) -> usize {
+    refused.iter().map(|refused| refused.key.len() + size_of::<Refused>()).sum()
 }
 
 /// What both ends know.

@@ -14,7 +14,7 @@ use crate::error::StopReason;
 use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
 use crate::known::Comparison;
 use crate::shared::{Changes, Shared};
-use crate::tap::{Tap, Tapped, Through};
+use crate::tap::{Refused, Tap, Tapped, Through};
 use crate::view::View;
 
 /// What one applied batch did.
@@ -188,7 +188,8 @@ impl<T: Send + Sync + 'static> Writer<T> {
             self.shared.timers.apply.since(began);
             self.shared.applied(events);
             if let (Some(tap), Some(events)) = (&self.tap, tapped) {
-                tap.give(Tapped::Events { from, to: Through::of(&self.view), events });
+                let (to, refused) = (Through::of(&self.view), Refused::among(&self.view, &events));
+                tap.give(Tapped::Events { from, to, events, refused });
             }
         }
         applied.revision = self.view.revision;
@@ -287,7 +288,8 @@ impl<T: Send + Sync + 'static> Writer<T> {
             self.shared.timers.load.since(began);
         }
         if let Some(tap) = &self.tap {
-            tap.give(Tapped::LoadEnds { to: Through::of(&self.view) });
+            let (to, refused) = (Through::of(&self.view), Refused::all(&self.view));
+            tap.give(Tapped::LoadEnds { to, refused });
         }
         Ok(Applied {
             changes,

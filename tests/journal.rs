@@ -32,6 +32,11 @@ mod opening;
 mod power;
 #[path = "journal/reading.rs"]
 mod reading;
+#[path = "journal/refusals.rs"]
+mod refusals;
+#[cfg(feature = "test-util")]
+#[path = "journal/rejected.rs"]
+mod rejected;
 #[path = "journal/state.rs"]
 mod state;
 #[path = "journal/storing.rs"]

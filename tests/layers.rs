@@ -62,8 +62,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "mirror",
         &[
-            "batch", "cut", "edits", "entry", "error", "event", "hold", "keyspace", "known",
-            "range", "snapshot", "source", "status", "tap", "wait", "writer",
+            "batch", "cut", "decode", "edits", "entry", "error", "event", "hold", "keyspace",
+            "known", "range", "snapshot", "source", "status", "tap", "wait", "writer",
         ],
     ),
     // L4: edges.

@@ -16,6 +16,7 @@ use super::event::{NewEvent, Operation};
 use super::format;
 use super::handle::Journal;
 use super::read::blocking;
+use super::refusal::{Refusal, StoredRefusal};
 use super::state::{Cursor, MirrorBatch, StateChange, StoredMirror};
 use crate::builder::Builder;
 use crate::event::Event;
@@ -79,8 +80,10 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// failed, or because nothing was stored yet, is stored as the exact difference to what is stored,
     /// marked as [synthesized](NewEvent::synthesized) at the revision of the complete read.
     ///
-    /// One thing is not stored: where progress is [counted](crate::ProgressBy::Count) (old servers, a
-    /// gRPC proxy), a key that was created and deleted before a count, and whose events come after it.
+    /// Two things are not stored: where progress is [counted](crate::ProgressBy::Count) (old servers, a
+    /// gRPC proxy), a key that was created and deleted before a count, and whose events come after it; and
+    /// of a key whose newest value is rejected, the value shown in its place, if that came while the
+    /// journal was failing.
     ///
     /// A key space that stops waits until what it has shown is stored, for ten seconds at most. Stored is
     /// what it shows already, up to [`MirrorOptions::buffer_bytes`] later. The
@@ -119,7 +122,9 @@ impl<T: Send + Sync + 'static> Builder<T> {
     ///
     /// Until etcd has confirmed that it is of its history the state is
     /// [`Restored`](crate::State::Restored), with its [age](crate::Status::restored_age).
-    /// [`start`](Builder::start) returns as soon as it is served; values are decoded again. If etcd has
+    /// [`start`](Builder::start) returns as soon as it is served. Values are decoded again: of a key whose
+    /// newest one is [rejected](crate::KeySpace::rejected) first that, then the one that was shown in its
+    /// place, as [`bad_values`](Builder::bad_values) says. If etcd has
     /// compacted what came since, everything is read, and the difference is exact. For another cluster, or
     /// another history, the [policies](Builder::on_other_cluster) decide as for a running mirror. Without
     /// anything stored the start is as without this.
@@ -176,7 +181,16 @@ async fn feed(
         let Some(mut reader) = journal.state(&mirror).await? else { return Ok(()) };
         let stored = reader.stored();
         let (through, stored_at) = (through(stored.cursor), stored.stored_at);
-        let mut next = Stored::Found { through, stored_at };
+        if sender.send(Ok(Stored::Found { through, stored_at })).await.is_err() {
+            return Ok(());
+        }
+        let refused;
+        (reader, refused) = blocking(move || {
+            let refused = reader.refused()?;
+            Ok((reader, refused))
+        })
+        .await?;
+        let mut next = Stored::Refused(refused.into_iter().map(StoredRefusal::into).collect());
         loop {
             if sender.send(Ok(next)).await.is_err() {
                 return Ok(());
@@ -284,7 +298,7 @@ impl Keeper {
                 }
             }
             Tapped::LoadAbandoned => self.difference = None,
-            Tapped::LoadEnds { to } => {
+            Tapped::LoadEnds { to, refused } => {
                 if let Some((difference, base)) = self.difference.take() {
                     let steps = difference.finish().await.map_err(unreadable)?;
                     // Only to what was read beside it the difference is right.
@@ -292,6 +306,8 @@ impl Keeper {
                     let types = self.options.clone();
                     let name = self.name.clone();
                     self.append(to, |batch| {
+                        batch.refused = refused.into_iter().map(Refusal::from).collect();
+                        batch.refused_is_all = true;
                         for (operation, change) in steps {
                             let event = event(&types, &name, operation, &change, to.revision);
                             batch.events.push(event.synthesized());
@@ -302,11 +318,12 @@ impl Keeper {
                     self.lost = None;
                 }
             }
-            Tapped::Events { from, to, events } if self.lost.is_none() => {
+            Tapped::Events { from, to, events, refused } if self.lost.is_none() => {
                 self.continues(from)?;
                 let types = self.options.clone();
                 let name = self.name.clone();
                 self.append(to, |batch| {
+                    batch.refused = refused.into_iter().map(Refusal::from).collect();
                     for sent in events {
                         let revision = sent.mod_revision();
                         let (operation, change) = of_event(sent);

@@ -65,7 +65,7 @@
 //! 3. **J3 Never trusted silently.** Every record has a checksum over itself and its key; the events'
 //!    numbers are checked against gaps; a state is checked against the number and the sum of its
 //!    records. What does not fit is [`StorageFault::Damaged`], and so is a panic of the storage engine.
-//! 4. **J4 One transaction.** Events, cursor and state of a [`MirrorBatch`] are stored together, and only
+//! 4. **J4 One transaction.** Events, cursor and state, refused keys included, of a [`MirrorBatch`] are stored together, and only
 //!    if the batch continues the stored cursor. A [`StateReader`] reads cursor and state of one moment.
 //! 5. **J5 No wake-up is lost.** A reader subscribes before it looks. The position moves past what the
 //!    filter left out, and is unmoved when nothing was looked at.
@@ -103,11 +103,13 @@
 //! | `meta` | `"log"` | sealed: next sequence number `u64`, bytes of all event records `u64` |
 //! | `events` | sequence `u64` | sealed: operation `u8` (1 create, 2 update, 3 delete), flags `u8` (1 synthesized, 2 with key, 4 with revision), time, revision `i64` if there is one, type, key if there is one, then the object to the end |
 //! | `checkpoints` | watcher `str` | sealed: sequence `u64`, time |
-//! | `mirrors` | mirror `str` | sealed: cluster id `u64`, epoch `u64`, revision `i64`, time, number of keys `u64`, sum of the seals of its state `u64` |
+//! | `mirrors` | mirror `str` | sealed: cluster id `u64`, epoch `u64`, revision `i64`, time, number of keys `u64`, sum of the seals of its state `u64`; if there are refused keys, their number `u64` and the sum of their seals `u64` |
 //! | `state:` and the mirror | key | sealed: create revision, mod revision, version, lease (`i64` each), then the value to the end |
+//! | `refused:` and the mirror | key whose newest record could not be decoded | sealed: since when as a time; if an older record was shown in its place, that as under `state:` |
 //!
 //! A sealed value begins with the XXH3-64 of the rest, seeded with the key: the number itself for
-//! events, else the XXH3-64 of the key's bytes. Type and key have their length in front as `u32`.
+//! events, else the XXH3-64 of the key's bytes, for refused keys its complement. Type and key have their
+//! length in front as `u32`. Sums are modulo 2^64.
 //!
 //! **The rule for changing it.** Whatever makes an older version misread a file, or a file of an older
 //! version unreadable, gets the next version number. A version reads the formats it names and refuses
@@ -131,6 +133,7 @@ mod options;
 mod position;
 mod queue;
 mod read;
+mod refusal;
 mod registry;
 mod serializer;
 mod state;
@@ -156,6 +159,7 @@ pub use read::{Page, ReadOptions};
 /// The trait of the storage engine, redb 4, for what a journal is stored in; see
 /// [`Journal::open_in`].
 pub use redb::StorageBackend;
+pub use refusal::{Refusal, StoredRefusal};
 pub use registry::Registry;
 pub use serializer::{
     DeserializationError, Json, RegisterError, SerializationError, Serializer, Types,

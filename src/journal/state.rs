@@ -12,6 +12,7 @@ use redb::{ReadTransaction, ReadableTableMetadata, TableDefinition};
 use super::error::{ReadError, StorageFault};
 use super::event::NewEvent;
 use super::format;
+use super::refusal::{self, Refusal, StoredRefusal, Tally};
 use super::store::contained;
 use crate::event::{RawKeyValue, Revision};
 
@@ -39,6 +40,13 @@ pub enum StateChange {
 }
 
 impl StateChange {
+    pub(super) fn key(&self) -> &[u8] {
+        match self {
+            StateChange::Put(kv) => &kv.key,
+            StateChange::Delete(key) => key,
+        }
+    }
+
     pub(super) fn bytes(&self) -> usize {
         match self {
             StateChange::Put(kv) => kv.key.len() + kv.value.len(),
@@ -62,8 +70,14 @@ pub struct MirrorBatch {
     pub events: Vec<NewEvent>,
     /// Changes of the state, applied in order.
     pub changes: Vec<StateChange>,
-    /// Forget the state that is stored before `changes` are applied: a complete set follows.
+    /// Forget the state that is stored, refused keys included, before `changes` are applied: a complete
+    /// set follows.
     pub replace: bool,
+    /// The keys whose newest record, once `changes` are applied, cannot be decoded. A key that is
+    /// changed and not named here is no such key any more.
+    pub refused: Vec<Refusal>,
+    /// `refused` names all such keys, so that others are none any more, changed or not.
+    pub refused_is_all: bool,
 }
 
 impl MirrorBatch {
@@ -76,6 +90,8 @@ impl MirrorBatch {
             events: Vec::new(),
             changes: Vec::new(),
             replace: false,
+            refused: Vec::new(),
+            refused_is_all: false,
         }
     }
 
@@ -84,6 +100,7 @@ impl MirrorBatch {
     pub fn bytes(&self) -> usize {
         self.events.iter().map(NewEvent::bytes).sum::<usize>()
             + self.changes.iter().map(StateChange::bytes).sum::<usize>()
+            + self.refused.iter().map(|refusal| refusal.key.len()).sum::<usize>()
     }
 }
 
@@ -122,6 +139,7 @@ pub struct StateReader {
     mirror: String,
     stored: StoredMirror,
     digest: u64,
+    refused: Tally,
     /// The key read last.
     after: Option<Vec<u8>>,
     read: u64,
@@ -141,6 +159,7 @@ impl StateReader {
             mirror: mirror.to_owned(),
             stored: record.stored,
             digest: record.digest,
+            refused: record.refused,
             after: None,
             read: 0,
             read_digest: 0,
@@ -153,6 +172,15 @@ impl StateReader {
     #[must_use]
     pub fn stored(&self) -> StoredMirror {
         self.stored
+    }
+
+    /// The keys whose newest record the mirror could not decode, with what it showed instead; ascending
+    /// by key, and all at once.
+    ///
+    /// # Errors
+    /// [`ReadError::Storage`].
+    pub fn refused(&self) -> Result<Vec<StoredRefusal>, ReadError> {
+        Ok(contained(|| refusal::read(&self.transaction, &self.mirror, self.refused))??)
     }
 
     /// The next records, at most `limit` of them, or some 8 MiB, and at least one; empty at the end.

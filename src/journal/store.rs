@@ -16,6 +16,7 @@ use super::event::{NewEvent, StoredEvent};
 use super::format::{self, Checkpoint, Log, MirrorRecord};
 use super::options::{JournalOptions, Verify};
 use super::position::Extent;
+use super::refusal::{self, Refusals, Tally};
 use super::state::{MirrorBatch, StateChange, StoredMirror};
 
 /// Runs what may panic on a damaged file: the engine's checks are assertions in places.
@@ -188,14 +189,20 @@ impl<'t> Tables<'t> {
             return Ok(Err(StoreError::CursorMismatch { mirror, expected, stored: cursor }));
         }
         let (mut keys, mut digest) = stored.map_or((0, 0), |it| (it.stored.keys, it.digest));
+        let mut refused = stored.map_or(Tally::default(), |it| it.refused);
         let table = format::state_table(name);
         let definition: TableDefinition<&[u8], &[u8]> = TableDefinition::new(&table);
         if batch.replace {
             self.transaction.delete_table(definition)?;
-            (keys, digest) = (0, 0);
+            refusal::forget_all(self.transaction, name)?;
+            (keys, digest, refused) = (0, 0, Tally::default());
         }
         let mut state = self.transaction.open_table(definition)?;
+        let mut refusals = Refusals::begin(self.transaction, refused, &batch, &state)?;
         for change in &batch.changes {
+            if let Some(refusals) = &mut refusals {
+                refusals.forget(change.key())?;
+            }
             let old = match change {
                 StateChange::Put(kv) => {
                     let (record, seal) = format::write_state(kv);
@@ -211,8 +218,9 @@ impl<'t> Tables<'t> {
             }
         }
         drop(state);
+        let refused = refusals.map_or(Ok(refused), Refusals::finish)?;
         let stored = StoredMirror { cursor: batch.cursor, stored_at: now, keys };
-        let record = format::write_mirror(name, MirrorRecord { stored, digest });
+        let record = format::write_mirror(name, MirrorRecord { stored, digest, refused });
         self.mirrors.insert(name, record.as_slice())?;
         self.store(batch.events, now).map(Ok)
     }
@@ -228,7 +236,7 @@ impl<'t> Tables<'t> {
         let table = format::state_table(name);
         let definition: TableDefinition<&[u8], &[u8]> = TableDefinition::new(&table);
         self.transaction.delete_table(definition)?;
-        Ok(())
+        refusal::forget_all(self.transaction, name)
     }
 
     /// Moves a checkpoint; back only if told. Gives the stored one.
@@ -286,6 +294,8 @@ pub(super) fn check_event(event: &NewEvent) -> Result<(), StoreError> {
 pub(super) fn check_batch(batch: &MirrorBatch) -> Result<(), StoreError> {
     check_name("a mirror's name", &batch.mirror)?;
     batch.events.iter().try_for_each(check_event)?;
+    let refused = batch.refused.iter().map(|refusal| refusal.key.len());
+    refused.into_iter().try_for_each(|len| check_size("a key", len, 0, format::PART_MAX))?;
     batch.changes.iter().try_for_each(|change| {
         let (key, value) = match change {
             StateChange::Put(kv) => (&kv.key, kv.value.len()),

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 
+use crate::decode::FormerRejection;
 use crate::edits::Loading;
 use crate::event::RawKeyValue;
 use crate::mirror::machine::Probe;
@@ -27,6 +28,8 @@ pub(crate) type Feed = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(crate) enum Stored {
     /// How far it goes, and when it was stored.
     Found { through: Through, stored_at: SystemTime },
+    /// Keys whose newest record could not be decoded, before their records.
+    Refused(Vec<FormerRejection>),
     /// The next records, ascending by key.
     Page(Vec<RawKeyValue>),
     /// That was everything.
@@ -92,6 +95,10 @@ impl<T: Send + Sync + 'static> Warm<T> {
                 self.taken = Some(Taken { loading, through, stored_at, newest: None });
                 Restored::More
             }
+            (Ok(Some(Stored::Refused(former))), Some(taken)) => {
+                taken.loading.remember(former);
+                Restored::More
+            }
             (Ok(Some(Stored::Page(kvs))), Some(taken)) => {
                 let newest = kvs.iter().max_by_key(|kv| kv.mod_revision);
                 let before = taken.newest.as_ref().map_or(0, Probe::revision);
@@ -108,7 +115,7 @@ impl<T: Send + Sync + 'static> Warm<T> {
                 None => Restored::Nothing,
             },
             // The feed is gone before its end.
-            (Ok(Some(Stored::Page(_)) | None), _) => {
+            (Ok(Some(Stored::Page(_) | Stored::Refused(_)) | None), _) => {
                 let gone = std::io::Error::other("what is stored ended before its end");
                 Restored::Failed(Arc::new(gone))
             }

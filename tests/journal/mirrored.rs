@@ -25,14 +25,14 @@ fn builder() -> Builder<Vec<u8>> {
 }
 
 /// An etcd whose clock is the real one: a journal's thread does not wait for a paused one.
-fn etcd() -> FakeEtcd {
+pub(crate) fn etcd() -> FakeEtcd {
     let etcd = FakeEtcd::new();
     etcd.put("/k/a", "1");
     etcd.put("/k/b", "1");
     etcd
 }
 
-async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     timeout(SOON, future).await.unwrap_or_else(|_| panic!("{what} takes too long"))
 }
 

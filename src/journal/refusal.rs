@@ -1,0 +1,215 @@
+//! What a mirror keeps of keys whose newest record it could not decode: since when, and the older record
+//! that it showed instead.
+//!
+//! Owns the words of it and their table, which changes in the transaction of the state (J4). Must not
+//! decode: whoever starts from it does, and may come to another result.
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
+
+use super::error::StorageFault;
+use super::format;
+use super::state::{MirrorBatch, StateChange};
+use crate::decode::FormerRejection;
+use crate::event::{RawKeyValue, Revision};
+use crate::tap::Refused;
+
+/// A key whose newest record cannot be decoded, as part of a [`MirrorBatch`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The key.
+    pub key: Vec<u8>,
+    /// Since when.
+    pub since: SystemTime,
+    /// The `mod_revision` of the record that is shown in its place. It is kept if it is among the
+    /// batch's changes, or was stored: as the newest record of the key, or as the one shown in its place.
+    pub shows: Option<Revision>,
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        let Refused { key, since, shows } = refused;
+        Refusal { key, since, shows }
+    }
+}
+
+/// A key whose newest record the mirror could not decode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoredRefusal {
+    /// The key.
+    pub key: Vec<u8>,
+    /// Since when.
+    pub since: SystemTime,
+    /// The record that was shown in its place.
+    pub last_good: Option<RawKeyValue>,
+}
+
+impl From<StoredRefusal> for FormerRejection {
+    fn from(refusal: StoredRefusal) -> Self {
+        let StoredRefusal { key, since, last_good } = refusal;
+        FormerRejection { key, since, last_good }
+    }
+}
+
+/// What the refused keys of a mirror must add up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Tally {
+    pub(super) count: u64,
+    /// The sum of their seals.
+    pub(super) digest: u64,
+}
+
+impl Tally {
+    fn add(&mut self, seal: u64) {
+        self.count += 1;
+        self.digest = self.digest.wrapping_add(seal);
+    }
+
+    fn subtract(&mut self, seal: u64) -> Result<(), StorageFault> {
+        let less = self.count.checked_sub(1);
+        self.count = less.ok_or_else(|| StorageFault::damaged("refused keys"))?;
+        self.digest = self.digest.wrapping_sub(seal);
+        Ok(())
+    }
+}
+
+/// Records by key.
+type State<'t> = Table<'t, &'static [u8], &'static [u8]>;
+
+/// The refused keys of one mirror, while a batch of it is stored.
+pub(super) struct Refusals<'t> {
+    table: State<'t>,
+    tally: Tally,
+    /// What is to be stored once the state is changed.
+    next: Vec<StoredRefusal>,
+}
+
+impl<'t> Refusals<'t> {
+    /// Finds the records that are to be kept, before the state is changed; `None` when no key is
+    /// refused, before and after.
+    pub(super) fn begin(
+        transaction: &'t WriteTransaction,
+        mut tally: Tally,
+        batch: &MirrorBatch,
+        state: &State<'_>,
+    ) -> Result<Option<Self>, StorageFault> {
+        if tally.count == 0 && batch.refused.is_empty() {
+            return Ok(None);
+        }
+        let name = format::refused_table(&batch.mirror);
+        let definition: TableDefinition<&[u8], &[u8]> = TableDefinition::new(&name);
+        let mut table = transaction.open_table(definition)?;
+        let next = refusals_of(batch, state, &table)?;
+        if batch.refused_is_all {
+            drop(table);
+            transaction.delete_table(definition)?;
+            table = transaction.open_table(definition)?;
+            tally = Tally::default();
+        }
+        Ok(Some(Refusals { table, tally, next }))
+    }
+
+    /// Forgets that a key is refused, since its record changes.
+    pub(super) fn forget(&mut self, key: &[u8]) -> Result<(), StorageFault> {
+        if self.tally.count > 0
+            && let Some(old) = self.table.remove(key)?
+        {
+            self.tally.subtract(format::seal_of(old.value()))?;
+        }
+        Ok(())
+    }
+
+    /// Stores what was found, and gives what all add up to.
+    pub(super) fn finish(mut self) -> Result<Tally, StorageFault> {
+        for refusal in &self.next {
+            let (record, seal) = format::write_refusal(refusal);
+            if let Some(old) = self.table.insert(refusal.key.as_slice(), record.as_slice())? {
+                self.tally.subtract(format::seal_of(old.value()))?;
+            }
+            self.tally.add(seal);
+        }
+        Ok(self.tally)
+    }
+}
+
+/// The refused keys that a batch names, with their last good records.
+fn refusals_of(
+    batch: &MirrorBatch,
+    state: &State<'_>,
+    refused: &State<'_>,
+) -> Result<Vec<StoredRefusal>, StorageFault> {
+    let mut puts = HashMap::new();
+    if batch.refused.iter().any(|refusal| refusal.shows.is_some()) {
+        puts.extend(batch.changes.iter().filter_map(|change| match change {
+            StateChange::Put(kv) => Some(((kv.key.as_slice(), kv.mod_revision), kv)),
+            StateChange::Delete(_) => None,
+        }));
+    }
+    let all = batch.refused.iter().map(|Refusal { key, since, shows }| {
+        let last_good = match *shows {
+            None => None,
+            Some(shows) => match puts.get(&(key.as_slice(), shows)) {
+                Some(kv) => Some((*kv).clone()),
+                None => stored(key, shows, state, refused)?,
+            },
+        };
+        Ok(StoredRefusal { key: key.clone(), since: *since, last_good })
+    });
+    all.collect()
+}
+
+/// The stored record of a key that has this revision: the newest one, or the one shown in its place.
+fn stored(
+    key: &[u8],
+    revision: Revision,
+    state: &State<'_>,
+    refused: &State<'_>,
+) -> Result<Option<RawKeyValue>, StorageFault> {
+    let is_it = |kv: &RawKeyValue| kv.mod_revision == revision;
+    if let Some(record) = refused.get(key)? {
+        let last_good = format::read_refusal(key, record.value())?.0.last_good;
+        if let Some(kv) = last_good.filter(is_it) {
+            return Ok(Some(kv));
+        }
+    }
+    match state.get(key)? {
+        Some(record) => Ok(Some(format::read_state(key, record.value())?.0).filter(is_it)),
+        None => Ok(None),
+    }
+}
+
+/// Reads them all.
+pub(super) fn read(
+    transaction: &ReadTransaction,
+    mirror: &str,
+    expected: Tally,
+) -> Result<Vec<StoredRefusal>, StorageFault> {
+    if expected.count == 0 {
+        return Ok(Vec::new());
+    }
+    let name = format::refused_table(mirror);
+    let definition: TableDefinition<&[u8], &[u8]> = TableDefinition::new(&name);
+    let (mut all, mut tally) = (Vec::new(), Tally::default());
+    for item in transaction.open_table(definition)?.iter()? {
+        let (key, record) = item?;
+        let (refusal, seal) = format::read_refusal(key.value(), record.value())?;
+        tally.add(seal);
+        all.push(refusal);
+    }
+    if tally != expected {
+        let what = format!("the refused keys of {mirror:?} are not what was stored");
+        return Err(StorageFault::damaged(what));
+    }
+    Ok(all)
+}
+
+/// Forgets all of a mirror.
+pub(super) fn forget_all(transaction: &WriteTransaction, mirror: &str) -> Result<(), StorageFault> {
+    let name = format::refused_table(mirror);
+    let definition: TableDefinition<&[u8], &[u8]> = TableDefinition::new(&name);
+    transaction.delete_table(definition)?;
+    Ok(())
+}
