@@ -128,6 +128,7 @@ mod format;
 mod gc;
 mod handle;
 mod handler;
+mod keeper;
 mod mirror;
 mod options;
 mod position;
