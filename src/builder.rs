@@ -98,7 +98,7 @@ struct Store<T> {
 
 /// Made with the name and the range of the key space.
 type MakeWarm<T> = Box<dyn FnOnce(&str, &KeyRange) -> Warm<T> + Send>;
-type MakeKeeper = Box<dyn FnOnce(&str, &KeyRange) -> (Tap, Feed) + Send>;
+type MakeKeeper = Box<dyn FnOnce(&Options, &KeyRange) -> (Tap, Feed) + Send>;
 
 impl<T> Default for Store<T> {
     fn default() -> Self {
@@ -355,7 +355,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
     #[cfg(feature = "journal")]
     pub(crate) fn keeper(
         mut self,
-        keeper: impl FnOnce(&str, &KeyRange) -> (Tap, Feed) + Send + 'static,
+        keeper: impl FnOnce(&Options, &KeyRange) -> (Tap, Feed) + Send + 'static,
     ) -> Self {
         self.store.keeper = Some(Box::new(keeper));
         self
@@ -422,7 +422,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
         let (ks, mut writer) = self.writer();
         let warm = warm.map(|warm| warm(&options.name, &range));
         let keeper = keeper.map(|keeper| {
-            let (tap, keeper) = keeper(&options.name, &range);
+            let (tap, keeper) = keeper(&options, &range);
             writer.set_tap(tap);
             keeper
         });

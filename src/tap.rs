@@ -84,10 +84,17 @@ pub(crate) enum Tapped {
         from: Through,
         to: Through,
     },
+    /// A complete read was [asked for](Tapping::want_load), and the mirror knows: one that has begun may
+    /// be what it takes for it.
+    LoadAsked,
+    /// What was stored is shown, and is where everything goes on from.
+    Restored,
     /// A complete read begins; what comes in between is not part of it.
     LoadBegins,
     /// Its next records, ascending by key.
     Page(Vec<RawKeyValue>),
+    /// It is whole, and not shown before somebody decides; that can take long.
+    LoadHeld,
     /// It is whole, and shown.
     LoadEnds {
         to: Through,
@@ -153,6 +160,11 @@ pub(crate) fn tap(max: usize) -> (Tap, Tapping) {
 }
 
 impl Room {
+    #[cfg(all(test, feature = "journal"))]
+    pub(crate) fn wanted(&self) -> bool {
+        self.wanted.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn error(&self) -> Option<Arc<dyn StdError + Send + Sync>> {
         self.error.lock().clone()
     }
@@ -185,11 +197,13 @@ impl Tap {
         }
     }
 
-    /// Waits until the taker needs a complete read. Cancel safe; true once for each time.
+    /// Waits until the taker needs a complete read, and tells it that it is known. Cancel safe; once for
+    /// each time.
     pub(crate) async fn load_wanted(&self) {
         loop {
             let wants = self.room.wants.notified();
             if self.room.wanted.swap(false, Ordering::SeqCst) {
+                self.give(Tapped::LoadAsked);
                 return;
             }
             wants.await;

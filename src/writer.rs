@@ -233,6 +233,9 @@ impl<T: Send + Sync + 'static> Writer<T> {
         let mut next = loading.finish(revision);
         (next.view.cluster_id, next.view.epoch) = (Some(cluster_id), epoch);
         self.publish(next, DeltaOrigin::Load, None);
+        if let Some(tap) = &self.tap {
+            tap.give(Tapped::Restored);
+        }
         Ok(())
     }
 

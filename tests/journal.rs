@@ -8,6 +8,9 @@
 mod crash;
 #[path = "journal/crash_mirrored.rs"]
 mod crash_mirrored;
+#[cfg(feature = "test-util")]
+#[path = "journal/damaged.rs"]
+mod damaged;
 #[path = "journal/faults.rs"]
 mod faults;
 #[path = "journal/faulty.rs"]

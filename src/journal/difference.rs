@@ -49,11 +49,17 @@ impl Difference {
         Ok(())
     }
 
-    /// The steps, once the read is whole.
-    pub(super) async fn finish(mut self) -> Result<Vec<(Operation, StateChange)>, ReadError> {
+    /// Nothing more comes: what is stored besides is gone. Lets go of what is stored.
+    pub(super) async fn rest(&mut self) -> Result<(), ReadError> {
         while self.next_stored().await?.is_some() {
             self.gone();
         }
+        Ok(())
+    }
+
+    /// The steps, once the read is whole.
+    pub(super) async fn finish(mut self) -> Result<Vec<(Operation, StateChange)>, ReadError> {
+        self.rest().await?;
         Ok(self.steps)
     }
 
@@ -75,5 +81,32 @@ impl Difference {
         if let Some(kv) = self.read.pop_front() {
             self.steps.push((Operation::Delete, StateChange::Delete(kv.key)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Cursor, Journal, JournalOptions, MirrorBatch};
+
+    fn kv(key: &str) -> RawKeyValue {
+        RawKeyValue { key: key.into(), create_revision: 1, ..RawKeyValue::default() }
+    }
+
+    /// A read may be held for long, and keeps no old state of the file alive meanwhile.
+    #[tokio::test]
+    async fn what_is_stored_is_let_go_once_nothing_more_comes() {
+        let journal = Journal::in_memory(JournalOptions::new()).await.unwrap();
+        let cursor = Cursor { cluster_id: 7, epoch: 1, revision: 5 };
+        let mut batch = MirrorBatch::new("m", None, cursor);
+        batch.changes = ["/a", "/b", "/c"].map(|key| StateChange::Put(kv(key))).into();
+        journal.append(batch).await.unwrap();
+        let mut difference = Difference::to(journal.state("m").await.unwrap());
+        difference.page(vec![kv("/b")]).await.unwrap();
+        assert!(difference.stored.is_some());
+        difference.rest().await.unwrap();
+        assert!(difference.stored.is_none());
+        let gone = |key: &str| (Operation::Delete, StateChange::Delete(key.into()));
+        assert_eq!(difference.finish().await.unwrap(), [gone("/a"), gone("/c")]);
     }
 }

@@ -4,6 +4,7 @@
 //! up but by the room on its way here: a journal that fails is left behind, and caught up with by a
 //! complete read later.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use super::mirror::{MirrorOptions, short};
 use super::refusal::Refusal;
 use super::state::{Cursor, MirrorBatch, StateChange};
 use crate::event::Event;
-use crate::tap::{Tapped, Tapping, Through};
+use crate::mirror::OnBadStore;
+use crate::tap::{Refused, Tapped, Tapping, Through};
 
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
@@ -41,6 +43,18 @@ struct Lost {
     /// `None` when trying again cannot help; a complete read for another reason is tried all the same.
     retry: Option<Instant>,
     delay: Duration,
+    /// The mirror knows that a complete read is needed; it may take one that is under way for it.
+    asked: bool,
+}
+
+/// A complete read under way.
+struct Reading {
+    /// To what is stored.
+    difference: Difference,
+    /// The cursor of that.
+    base: Option<Cursor>,
+    /// What is stored cannot be used and is replaced, so nobody knows the difference to it.
+    anew: bool,
 }
 
 /// The task that stores.
@@ -56,9 +70,14 @@ pub(super) struct Keeper {
     stored: Option<Cursor>,
     stored_at: Instant,
     taken_at: Instant,
-    /// Between a complete read under way and what is stored, and the cursor of that.
-    difference: Option<(Difference, Option<Cursor>)>,
+    reading: Option<Reading>,
     lost: Option<Lost>,
+    /// Whether what is stored may be replaced when it is damaged, and that it is.
+    replaces: bool,
+    damaged: bool,
+    /// What is stored counts epochs over all processes, a key space that was not restored from one on:
+    /// so many are added. Not known before the first data.
+    epochs: Option<u64>,
 }
 
 impl Keeper {
@@ -67,6 +86,7 @@ impl Keeper {
         mirror: String,
         name: String,
         options: MirrorOptions,
+        on_bad_store: OnBadStore,
     ) -> Self {
         Keeper {
             journal,
@@ -77,8 +97,11 @@ impl Keeper {
             stored: None,
             stored_at: Instant::now(),
             taken_at: Instant::now(),
-            difference: None,
+            reading: None,
             lost: None,
+            replaces: on_bad_store == OnBadStore::Load,
+            damaged: false,
+            epochs: None,
         }
     }
 
@@ -98,10 +121,15 @@ impl Keeper {
             };
             let Some(tapped) = tapped else { break };
             self.taken_at = Instant::now();
+            // One that is abandoned is begun again without being asked for.
+            let ends = matches!(tapped, Tapped::LoadEnds { .. });
             if let Err(error) = self.take(tapped).await {
                 self.lose(&tapping, error);
             } else if self.lost.is_none() {
                 tapping.set_error(None);
+            } else if ends && self.lost.as_ref().is_some_and(|lost| lost.asked) {
+                // It had begun before that, and did not serve.
+                tapping.want_load();
             }
         }
         // The mirror is gone. What was quiet since the last event is worth storing too, unless it is
@@ -116,7 +144,8 @@ impl Keeper {
     }
 
     async fn find_place(&mut self) -> Result<(), StoreError> {
-        let stored = self.journal.cursor(&self.mirror).await.map_err(unreadable)?;
+        let stored = self.journal.cursor(&self.mirror).await;
+        let stored = stored.map_err(|error| self.unreadable(error))?;
         self.stored = stored.map(|stored| stored.cursor);
         self.at = self.stored.map(Through::from);
         Ok(())
@@ -124,43 +153,38 @@ impl Keeper {
 
     async fn take(&mut self, tapped: Tapped) -> Result<(), StoreError> {
         match tapped {
-            Tapped::LoadBegins => {
-                let reader = self.journal.state(&self.mirror).await.map_err(unreadable)?;
-                self.stored = reader.as_ref().map(|reader| reader.stored().cursor);
-                self.at = self.stored.map(Through::from);
-                self.difference = Some((Difference::to(reader), self.stored));
-            }
-            Tapped::Page(kvs) => {
-                if let Some((difference, _)) = &mut self.difference {
-                    difference.page(kvs).await.map_err(unreadable)?;
+            Tapped::LoadAsked => {
+                if let Some(lost) = &mut self.lost {
+                    lost.asked = true;
                 }
             }
-            Tapped::LoadAbandoned => self.difference = None,
+            Tapped::Restored => self.epochs = Some(0),
+            Tapped::LoadBegins => self.begin().await?,
+            Tapped::Page(kvs) => {
+                if let Some(reading) = &mut self.reading
+                    && let Err(error) = reading.difference.page(kvs).await
+                {
+                    return Err(self.unreadable(error));
+                }
+            }
+            Tapped::LoadHeld => {
+                if let Some(reading) = &mut self.reading
+                    && let Err(error) = reading.difference.rest().await
+                {
+                    return Err(self.unreadable(error));
+                }
+            }
+            Tapped::LoadAbandoned => self.reading = None,
             Tapped::LoadEnds { to, refused } => {
-                if let Some((difference, base)) = self.difference.take() {
-                    let steps = difference.finish().await.map_err(unreadable)?;
-                    // Only to what was read beside it the difference is right.
-                    self.stored = base;
-                    let types = self.options.clone();
-                    let name = self.name.clone();
-                    self.append(to, |batch| {
-                        batch.refused = refused.into_iter().map(Refusal::from).collect();
-                        batch.refused_is_all = true;
-                        for (operation, change) in steps {
-                            let event = event(&types, &name, operation, &change, to.revision);
-                            batch.events.push(event.synthesized());
-                            batch.changes.push(change);
-                        }
-                    })
-                    .await?;
-                    self.lost = None;
+                if let Some(reading) = self.reading.take() {
+                    self.finish(reading, to, refused).await?;
                 }
             }
             Tapped::Events { from, to, events, refused } if self.lost.is_none() => {
-                self.continues(from)?;
+                self.continues(self.placed(from))?;
                 let types = self.options.clone();
                 let name = self.name.clone();
-                self.append(to, |batch| {
+                self.append(self.placed(to), |batch| {
                     batch.refused = refused.into_iter().map(Refusal::from).collect();
                     for sent in events {
                         let revision = sent.mod_revision();
@@ -172,7 +196,8 @@ impl Keeper {
                 .await?;
             }
             Tapped::Progress { from, to } if self.lost.is_none() => {
-                self.continues(from)?;
+                self.continues(self.placed(from))?;
+                let to = self.placed(to);
                 self.at = Some(to);
                 if self.stored_at.elapsed() >= self.options.progress_interval {
                     self.append(to, |_| ()).await?;
@@ -181,6 +206,66 @@ impl Keeper {
             Tapped::Events { .. } | Tapped::Progress { .. } => {}
         }
         Ok(())
+    }
+
+    /// A complete read begins.
+    async fn begin(&mut self) -> Result<(), StoreError> {
+        let reader = match self.journal.state(&self.mirror).await {
+            Ok(reader) => reader,
+            Err(error) => {
+                let error = self.unreadable(error);
+                if !self.damaged {
+                    return Err(error);
+                }
+                None
+            }
+        };
+        self.stored = reader.as_ref().map(|reader| reader.stored().cursor);
+        self.at = self.stored.map(Through::from);
+        let anew = std::mem::take(&mut self.damaged);
+        let difference = Difference::to(reader.filter(|_| !anew));
+        self.reading = Some(Reading { difference, base: self.stored, anew });
+        Ok(())
+    }
+
+    /// A complete read is whole.
+    async fn finish(
+        &mut self,
+        reading: Reading,
+        to: Through,
+        refused: Vec<Refused>,
+    ) -> Result<(), StoreError> {
+        let Reading { difference, base, anew } = reading;
+        let steps = difference.finish().await.map_err(|error| self.unreadable(error))?;
+        // Only to what was read beside it the difference is right.
+        self.stored = base;
+        self.epochs.get_or_insert(base.map_or(0, |base| base.epoch));
+        let types = self.options.clone();
+        let name = self.name.clone();
+        self.append(self.placed(to), |batch| {
+            batch.refused = refused.into_iter().map(Refusal::from).collect();
+            batch.refused_is_all = true;
+            if anew {
+                batch.replace = true;
+                batch.events = forgotten(&types, &name, to.revision);
+            }
+            for (operation, change) in steps {
+                let event = event(&types, &name, operation, &change, to.revision);
+                batch.events.push(event.synthesized());
+                batch.changes.push(change);
+            }
+        })
+        .await?;
+        if anew {
+            tracing::warn!(name = %self.name, "what was stored was damaged, and is replaced");
+        }
+        self.lost = None;
+        Ok(())
+    }
+
+    /// A place as it is stored.
+    fn placed(&self, place: Through) -> Through {
+        Through { epoch: place.epoch + self.epochs.unwrap_or(0), ..place }
     }
 
     /// What was taken last must be where this begins; anything else left something out.
@@ -215,36 +300,44 @@ impl Keeper {
         if self.lost.is_none() {
             tracing::warn!(name = %self.name, %error, "the mirror is not stored any more");
         }
-        let hopeless = matches!(
-            error,
-            StoreError::Size { .. } | StoreError::Storage(StorageFault::Damaged { .. })
-        );
+        let hopeless = match &error {
+            StoreError::Size { .. } => true,
+            StoreError::Storage(StorageFault::Damaged { .. }) => !self.damaged,
+            _ => false,
+        };
         let retry = (!hopeless).then(|| Instant::now() + delay);
         tapping.set_error(Some(Arc::new(error)));
-        self.difference = None;
-        self.lost = Some(Lost { retry, delay });
+        self.reading = None;
+        self.lost = Some(Lost { retry, delay, asked: false });
     }
 
     /// Asks for a complete read if the journal works again.
     async fn retry(&mut self, tapping: &Tapping) {
-        match self.find_place().await {
+        let found = if self.damaged { Ok(()) } else { self.find_place().await };
+        match found {
             Ok(()) => {
                 tapping.want_load();
                 // Should that load fail, it is asked for again; what fails again waits longer.
                 let delay = self.lost.as_ref().map_or(RETRY_MIN, |lost| lost.delay);
-                self.lost = Some(Lost { retry: Some(Instant::now() + RETRY_MAX), delay });
+                let retry = Some(Instant::now() + RETRY_MAX);
+                self.lost = Some(Lost { retry, delay, asked: false });
             }
             Err(error) => self.lose(tapping, error),
         }
     }
-}
 
-fn unreadable(error: ReadError) -> StoreError {
-    StoreError::Storage(match error {
-        ReadError::Storage(fault) => fault,
-        // A state has no position.
-        other => StorageFault::damaged(other.to_string()),
-    })
+    /// What is stored could not be read. If that is damaged, and not the journal as a whole, the next
+    /// complete read may replace it.
+    fn unreadable(&mut self, error: ReadError) -> StoreError {
+        let fault = match error {
+            ReadError::Storage(fault) => fault,
+            // A state has no position.
+            other => StorageFault::damaged(other.to_string()),
+        };
+        let damaged = matches!(fault, StorageFault::Damaged { .. });
+        self.damaged = self.replaces && damaged && self.journal.status().fault.is_none();
+        StoreError::Storage(fault)
+    }
 }
 
 fn of_event(event: Event) -> (Operation, StateChange) {
@@ -274,9 +367,26 @@ fn event(
     NewEvent::new(operation, short(object_type), value).mirrored(key.clone(), revision)
 }
 
+/// What stands for all events before, when nobody knows what has become of the keys that they told of:
+/// of each type that everything of it is gone.
+fn forgotten(options: &MirrorOptions, name: &str, revision: i64) -> Vec<NewEvent> {
+    let types = options.types.iter().map(|(_, name)| name.as_str());
+    let types: BTreeSet<&str> =
+        types.filter(|name| !name.is_empty()).chain([name]).map(short).collect();
+    let gone = |object_type: &str| {
+        let mut event = NewEvent::new(Operation::Delete, object_type, Vec::new()).synthesized();
+        event.revision = Some(revision);
+        event
+    };
+    types.into_iter().map(gone).collect()
+}
+
 async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

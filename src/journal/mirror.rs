@@ -72,7 +72,11 @@ impl<T: Send + Sync + 'static> Builder<T> {
     ///
     /// What cannot be told event by event, because etcd had lost history, because the journal had
     /// failed, or because nothing was stored yet, is stored as the exact difference to what is stored,
-    /// marked as [synthesized](NewEvent::synthesized) at the revision of the complete read.
+    /// marked as [synthesized](super::NewEvent::synthesized) at the revision of the complete read. If what
+    /// is stored turns out to be damaged, nobody can tell that difference. Then nothing more is stored, or
+    /// it begins anew, as [`on_bad_store`](Builder::on_bad_store) says: with a synthesized deletion without
+    /// a key for each type of object, which stands for everything told before, and all keys as synthesized
+    /// creations.
     ///
     /// Two things are not stored: where progress is [counted](crate::ProgressBy::Count) (old servers, a
     /// gRPC proxy), a key that was created and deleted before a count, and whose events come after it; and
@@ -92,10 +96,11 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// [`journal`](Builder::journal) with options.
     pub fn journal_with(self, journal: &Journal, options: MirrorOptions) -> Self {
         let journal = journal.clone();
-        self.keeper(move |name, range| {
+        self.keeper(move |all, range| {
             let (tap, tapping) = tap(options.buffer_bytes);
-            let mirror = mirror_id(name, range);
-            let keeper = Keeper::new(journal, mirror, name.to_owned(), options);
+            let mirror = mirror_id(&all.name, range);
+            let name = all.name.clone();
+            let keeper = Keeper::new(journal, mirror, name, options, all.on_bad_store);
             (tap, Box::pin(keeper.run(tapping)))
         })
     }

@@ -169,16 +169,20 @@ fn stored(
     refused: &State<'_>,
 ) -> Result<Option<RawKeyValue>, StorageFault> {
     let is_it = |kv: &RawKeyValue| kv.mod_revision == revision;
-    if let Some(record) = refused.get(key)? {
-        let last_good = format::read_refusal(key, record.value())?.0.last_good;
-        if let Some(kv) = last_good.filter(is_it) {
-            return Ok(Some(kv));
-        }
+    if let Some(record) = refused.get(key)?
+        && let Some((refusal, _)) = intact(format::read_refusal(key, record.value()))
+        && let Some(kv) = refusal.last_good.filter(is_it)
+    {
+        return Ok(Some(kv));
     }
-    match state.get(key)? {
-        Some(record) => Ok(Some(format::read_state(key, record.value())?.0).filter(is_it)),
-        None => Ok(None),
-    }
+    let newest = state.get(key)?;
+    let newest = newest.and_then(|record| intact(format::read_state(key, record.value())));
+    Ok(newest.map(|(kv, _)| kv).filter(is_it))
+}
+
+/// A damaged record is none: what is stored instead does not go by it.
+fn intact<R>(record: Result<R, StorageFault>) -> Option<R> {
+    record.inspect_err(|error| tracing::warn!(%error, "a last good record is lost")).ok()
 }
 
 /// Reads them all.

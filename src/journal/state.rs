@@ -24,7 +24,8 @@ const PAGE_BYTES: usize = 8 << 20;
 pub struct Cursor {
     /// The cluster that the data is of.
     pub cluster_id: u64,
-    /// The mirror's own mark of the history: revisions compare only within one.
+    /// The mirror's own mark of the history: revisions compare only within one. Counted on by every
+    /// mirror that does not begin with what is stored.
     pub epoch: u64,
     /// The revision through which events and state are complete.
     pub revision: Revision,
@@ -71,7 +72,7 @@ pub struct MirrorBatch {
     /// Changes of the state, applied in order.
     pub changes: Vec<StateChange>,
     /// Forget the state that is stored, refused keys included, before `changes` are applied: a complete
-    /// set follows.
+    /// set follows. It may be damaged; a cursor that is counts as `after`.
     pub replace: bool,
     /// The keys whose newest record, once `changes` are applied, cannot be decoded. A key that is
     /// changed and not named here is no such key any more.

@@ -182,12 +182,26 @@ impl<'t> Tables<'t> {
         now: SystemTime,
     ) -> Result<Result<Range<u64>, StoreError>, StorageFault> {
         let name = batch.mirror.as_str();
-        let stored = self.mirror(name)?;
-        let cursor = stored.map(|record| record.stored.cursor);
-        if cursor != batch.after {
-            let (mirror, expected) = (batch.mirror, batch.after);
-            return Ok(Err(StoreError::CursorMismatch { mirror, expected, stored: cursor }));
-        }
+        let stored = self.mirrors.get(name)?;
+        let stored = stored.map(|record| format::read_mirror(name, record.value())).transpose();
+        let stored = match stored {
+            Ok(stored) => {
+                let cursor = stored.map(|record| record.stored.cursor);
+                if cursor != batch.after {
+                    let (mirror, expected) = (batch.mirror, batch.after);
+                    return Ok(Err(StoreError::CursorMismatch {
+                        mirror,
+                        expected,
+                        stored: cursor,
+                    }));
+                }
+                stored
+            }
+            // A complete set replaces also what cannot be read.
+            Err(_) if batch.replace => None,
+            // Damage of one mirror is no reason to let the others down.
+            Err(fault) => return Ok(Err(StoreError::Storage(fault))),
+        };
         let (mut keys, mut digest) = stored.map_or((0, 0), |it| (it.stored.keys, it.digest));
         let mut refused = stored.map_or(Tally::default(), |it| it.refused);
         let table = format::state_table(name);
@@ -223,11 +237,6 @@ impl<'t> Tables<'t> {
         let record = format::write_mirror(name, MirrorRecord { stored, digest, refused });
         self.mirrors.insert(name, record.as_slice())?;
         self.store(batch.events, now).map(Ok)
-    }
-
-    fn mirror(&self, name: &str) -> Result<Option<MirrorRecord>, StorageFault> {
-        let record = self.mirrors.get(name)?;
-        record.map(|record| format::read_mirror(name, record.value())).transpose()
     }
 
     /// Forgets a mirror's cursor and state; its events stay.

@@ -43,7 +43,8 @@ pub enum OnBadStore {
     /// End the key space with [`StopReason::NotRestored`](crate::StopReason::NotRestored).
     #[default]
     Stop,
-    /// Log it and read everything from etcd, as if nothing were stored.
+    /// Log it and read everything from etcd, as if nothing were stored. Where the mirror is stored
+    /// ([`Builder::journal`](crate::Builder::journal)) that read replaces what is damaged.
     Load,
 }
 

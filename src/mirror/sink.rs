@@ -151,6 +151,7 @@ impl<T: Send + Sync + 'static> Sink<T> {
         let fits = self.writer.check_load(loading, header, same_history).is_ok();
         let (removed, known) = loading.removed();
         if fits && removes_too_much(removed as u64, known, hold_above) {
+            self.tell(|| Tapped::LoadHeld);
             return Some(Input::Held { header, removed, known });
         }
         self.writer.shared().holds.withdraw();

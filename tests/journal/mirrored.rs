@@ -37,7 +37,7 @@ pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
 }
 
 /// Waits until the journal has `count` events.
-async fn stored(journal: &Journal, count: u64) {
+pub(crate) async fn stored(journal: &Journal, count: u64) {
     let mut options = ReadOptions::default();
     (options.beyond, options.timeout) = (Beyond::Wait, Some(SOON));
     let page = journal.events_with(Position::At(count), &options).await.unwrap();
