@@ -16,6 +16,8 @@ mod http;
 mod page;
 #[path = "service/program.rs"]
 mod program;
+#[path = "service/stream.rs"]
+mod stream;
 mod support;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,6 +28,7 @@ use client::{Answer, Event, Events, get, get_with};
 use etcd_keyspace::testing::FakeEtcd;
 use etcd_keyspace::{KeyRange, KeySpace, Source, State, Token};
 use http::{Document, Limits, Service};
+use stream::news;
 use support::{WAIT_MAX, still_pending, within};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -56,8 +59,7 @@ async fn serve_at(at: SocketAddr, source: impl Source, prefix: &str) -> Running 
 async fn serve_with(at: SocketAddr, source: impl Source, prefix: &str, limits: Limits) -> Running {
     let recorder = http::recorder().build_recorder();
     let (ks, mirror) = metrics::with_local_recorder(&recorder, || {
-        let builder = KeySpace::builder(KeyRange::prefix(prefix)).unwrap();
-        let builder = builder.decoder(http::decode).name("test");
+        let builder = http::builder(KeyRange::prefix(prefix), &limits).unwrap().name("test");
         let builder = builder.backoff(Duration::from_millis(20), Duration::from_millis(100));
         builder.check_interval(Duration::from_millis(200)).build(source)
     });
@@ -180,104 +182,6 @@ async fn a_blocking_read_wakes_for_its_range_only_and_says_unchanged_at_its_end(
     assert_ne!(get_with(at, path, &[("if-none-match", "\"x\"")]).await.status, 304);
 }
 
-/// The next event that is no pulse.
-async fn news(events: &mut Events) -> Event {
-    within("an event", events.news()).await.expect("the stream goes on")
-}
-
-#[tokio::test]
-async fn events_are_everything_first_and_then_differences() {
-    let (etcd, service) = loaded().await;
-    let mut events = Events::open(service.at, "/events?prefix=/k/a/", None).await;
-    let set = news(&mut events).await;
-    assert_eq!(set.name, "set");
-    let json = set.json();
-    assert_eq!((json["part"].as_u64(), json["last"].as_bool()), (Some(0), Some(true)));
-    assert_eq!(json["entries"].as_array().unwrap().len(), 5);
-
-    etcd.put("/k/b", "not in this range");
-    etcd.delete("/k/a/0");
-    let changed = news(&mut events).await;
-    assert_eq!(changed.name, "change");
-    assert_eq!(changed.json()["changes"], serde_json::json!([{"op": "-", "key": "/k/a/0"}]));
-    let revision = etcd.put("/k/a/1", "7");
-    let changed = news(&mut events).await;
-    let change = &changed.json()["changes"][0];
-    assert_eq!((change["op"].as_str(), &change["entry"]["value"]), (Some("~"), &7.into()));
-    assert!(changed.id.unwrap().starts_with(&format!("{revision}.")));
-    etcd.put("/k/a/new", "8");
-    assert_eq!(news(&mut events).await.json()["changes"][0]["op"], "+");
-}
-
-#[tokio::test]
-async fn a_stream_resumes_by_its_id_and_after_missed_changes_begins_anew() {
-    let (etcd, service) = loaded().await;
-    let path = "/events?prefix=/k/a/";
-    let mut events = Events::open(service.at, path, None).await;
-    let id = news(&mut events).await.id.unwrap();
-    drop(events);
-    etcd.put("/k/b", "another range");
-
-    let mut events = Events::open(service.at, path, Some(&id)).await;
-    assert_eq!(news(&mut events).await.name, "resumed");
-    etcd.put("/k/a/1", "7");
-    let changed = news(&mut events).await;
-    assert_eq!(changed.name, "change", "what follows is the difference");
-    let id = changed.id.unwrap();
-    drop(events);
-
-    let missed = etcd.delete("/k/a/1");
-    within("the change", service.ks.wait_for_revision(missed)).await.unwrap();
-    let mut events = Events::open(service.at, path, Some(&id)).await;
-    let set = news(&mut events).await;
-    assert_eq!((set.name.as_str(), set.json()["entries"].as_array().unwrap().len()), ("set", 4));
-    let mut events = Events::open(service.at, path, Some("nonsense")).await;
-    assert_eq!(news(&mut events).await.name, "set");
-    assert_eq!(get(service.at, "/events?prefix=/other").await.status, 400);
-}
-
-#[tokio::test]
-async fn a_stream_begins_with_the_figures_of_the_last_seconds_and_brings_new_ones() {
-    let (etcd, service) = loaded().await;
-    let mut events = Events::open(service.at, "/events", None).await;
-    let first = within("the figures", events.next()).await.unwrap();
-    assert_eq!(first.name, "pulses");
-    assert_eq!(first.json()[0]["prefix"], "/k/");
-    let revision = etcd.put("/k/b", "1");
-    let told = async {
-        loop {
-            let event = events.next().await.unwrap();
-            if event.name == "pulse" && event.json()["revision"].as_i64() == Some(revision) {
-                return event.json();
-            }
-        }
-    };
-    let pulse = within("the next figures", told).await;
-    assert_eq!((pulse["state"].as_str(), pulse["keys"].as_u64()), (Some("live"), Some(6)));
-    let mut again = Events::open(service.at, "/events", None).await;
-    let first = within("the figures", again.next()).await.unwrap();
-    assert!(first.json().as_array().unwrap().len() >= 2, "who comes later sees what was before");
-}
-
-#[tokio::test]
-async fn a_large_set_comes_in_parts_and_only_the_last_can_be_resumed_from() {
-    let etcd = FakeEtcd::new();
-    for n in 0..2_500 {
-        etcd.put(format!("/k/{n:05}"), "1");
-    }
-    let service = serve(etcd, "/k/", Limits::default()).await;
-    let mut events = Events::open(service.at, "/events", None).await;
-    let mut all = 0;
-    for part in 0..3 {
-        let event = news(&mut events).await;
-        let json = event.json();
-        assert_eq!((json["part"].as_u64(), json["last"].as_bool()), (Some(part), Some(part == 2)));
-        assert_eq!(event.id.is_some(), part == 2);
-        all += json["entries"].as_array().unwrap().len();
-    }
-    assert_eq!(all, 2_500);
-}
-
 #[tokio::test]
 async fn it_is_alive_at_once_and_ready_while_its_data_is_fresh() {
     let etcd = FakeEtcd::new();
@@ -317,7 +221,7 @@ async fn stopping_answers_who_waits_and_ends_the_streams() {
     let mut blocked = pin!(get_with(at, "/kv?wait=50", &seen));
     still_pending("nothing has changed", QUIET, &mut blocked).await;
     let mut events = Events::open(at, "/events", None).await;
-    assert_eq!(news(&mut events).await.name, "set");
+    assert_eq!(news(&mut events).await.name, "reset");
     service.stop.send_replace(true);
     assert_eq!(within("the answer", blocked).await.status, 304);
     within("the end", async { while events.next().await.is_some() {} }).await;

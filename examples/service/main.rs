@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use etcd_keyspace::{Etcd, EtcdOptions, KeyRange, KeySpace};
+use etcd_keyspace::{Etcd, EtcdOptions, KeyRange};
 use tokio::net::TcpListener;
 
 use etcd::EtcdServer;
@@ -83,10 +83,10 @@ async fn run(args: Args) -> Result<(), Failure> {
 
     // Before the key space, which registers its metrics when it is built.
     let metrics = http::recorder().install_recorder().map_err(Failure::new)?;
-    let builder = KeySpace::builder(KeyRange::prefix(prefix)).map_err(Failure::new)?;
-    let builder = builder.decoder(http::decode).name("service");
-    let (ks, mirror) = builder.build(Etcd::new(&endpoints, options));
-    let service = Service::new(ks.clone(), Limits::default(), metrics, stop.flag());
+    let limits = Limits::default();
+    let builder = http::builder(KeyRange::prefix(prefix), &limits).map_err(Failure::new)?;
+    let (ks, mirror) = builder.name("service").build(Etcd::new(&endpoints, options));
+    let service = Service::new(ks.clone(), limits, metrics, stop.flag());
     let mirror = tokio::spawn(mirror.run());
 
     // It serves at once, and says by `/readyz` when it is ready: reads wait for the load.

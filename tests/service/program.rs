@@ -40,7 +40,7 @@ async fn it_starts_an_etcd_prints_its_address_serves_and_ends_on_sigterm() {
         "nothing from elsewhere"
     );
     let mut events = Events::open(address, "/events?prefix=/backends/eu", None).await;
-    assert_eq!(news(&mut events).await.name, "set");
+    assert_eq!(news(&mut events).await.name, "reset");
 
     example::signal(&program, "TERM").await;
     let ended = within("the end", program.wait()).await.unwrap();

@@ -1,12 +1,14 @@
 //! The HTTP read API of one key space: a router to copy into a service.
 //!
 //! Owns the routes, what all requests share, and serving until somebody asks for the end. `query`
-//! answers reads, `events` streams changes, `health` says how the service is, `document` is the value
-//! type, and `pulse` what the live page plots. Must not know where etcd is or who writes.
+//! answers reads, `events` streams events and `place` names them for those who come back, `health` says
+//! how the service is, `document` is the value type, and `pulse` what the live page plots. Must not know
+//! where etcd is or who writes.
 
 mod document;
 mod events;
 mod health;
+mod place;
 mod pulse;
 mod query;
 
@@ -15,14 +17,15 @@ use std::time::Duration;
 use axum::Router;
 use axum::response::Html;
 use axum::routing::get;
-use etcd_keyspace::KeySpace;
+use etcd_keyspace::{Builder, KeyRange, KeySpace, RangeError};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-pub(crate) use document::{Document, decode};
+pub(crate) use document::Document;
+use document::decode;
 
-/// The time of a request that does not say how long it may wait, and what blocking reads may ask for.
+/// How long things may take, and how much is kept.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// Reads that wait for a revision, or for the first load, are given up after this.
@@ -31,7 +34,16 @@ pub(crate) struct Limits {
     pub(crate) wait_max: Duration,
     /// `/readyz` says no when the data is older than this.
     pub(crate) fresh: Duration,
+    /// Streams of events show so often that they live.
+    pub(crate) keep_alive: Duration,
+    /// A stream that takes nothing for so long is ended.
+    pub(crate) patience: Duration,
+    /// So many events back, of up to `HISTORY_BYTES`, a stream can be resumed.
+    pub(crate) history: usize,
 }
+
+/// Keys and values of the events that are kept.
+const HISTORY_BYTES: usize = 16 << 20;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -39,8 +51,17 @@ impl Default for Limits {
             deadline: Duration::from_secs(10),
             wait_max: Duration::from_secs(60),
             fresh: Duration::from_secs(15),
+            keep_alive: Duration::from_secs(15),
+            patience: Duration::from_secs(60),
+            history: 10_000,
         }
     }
+}
+
+/// A key space for this API, which keeps what streams are resumed from.
+pub(crate) fn builder(range: KeyRange, limits: &Limits) -> Result<Builder<Document>, RangeError> {
+    let builder = KeySpace::builder(range)?.decoder(decode);
+    Ok(builder.event_history(limits.history, HISTORY_BYTES))
 }
 
 /// What every handler has: cheap to clone, as a key space is.
@@ -48,6 +69,8 @@ impl Default for Limits {
 pub(crate) struct Service {
     ks: KeySpace<Document>,
     limits: Limits,
+    /// In the ids of events: what was told here was not told elsewhere.
+    process: u64,
     /// The figures of the last seconds, made once for all who look.
     pulse: watch::Receiver<pulse::Pulses>,
     metrics: PrometheusHandle,
@@ -64,7 +87,7 @@ impl Service {
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let pulse = pulse::start(&ks);
-        Service { ks, limits, pulse, metrics, stopping }
+        Service { ks, limits, process: place::process(), pulse, metrics, stopping }
     }
 
     fn router(self) -> Router {
