@@ -5,6 +5,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 
 use etcd_keyspace::SourceError;
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,12 +38,19 @@ impl Failure {
     }
 }
 
+type Shared = Arc<dyn StdError + Send + Sync>;
+
 /// The error and its causes on one line. A `SourceError` has its deepest cause in its own words, and
 /// what lies between is the transport's talk.
 pub(crate) fn in_full(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut last = error;
     while let Some(cause) = last.source().filter(|_| !last.is::<SourceError>()) {
+        // Where several share a cause it is in a box that is an error itself.
+        let cause: &(dyn StdError + 'static) = match cause.downcast_ref::<Shared>() {
+            Some(shared) => &**shared,
+            None => cause,
+        };
         text = format!("{text}: {cause}");
         last = cause;
     }
