@@ -11,12 +11,13 @@ mod failure;
 mod print;
 
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use etcd_keyspace::{
-    Builder, Etcd, EtcdOptions, KeyRange, KeySpace, Mirror, Revision, State, Status,
+    Builder, Etcd, EtcdOptions, KeyRange, KeySpace, Mirror, Revision, State, Status, StopReason,
 };
 use tokio::time::MissedTickBehavior;
 
@@ -25,6 +26,8 @@ use print::{Bar, Printer};
 
 const TICK: Duration = Duration::from_millis(100);
 const STATS_EVERY: Duration = Duration::from_secs(1);
+/// How long a program that is to end may wait for whoever reads its output.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// How long etcd may be silent before that is said.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
@@ -96,7 +99,9 @@ async fn run(args: &Args) -> Result<(), Failure> {
     let builder = with_limits(builder.bytes().load_at(args.at.unwrap_or_default()), args);
     let (ks, mut mirror) = builder.build(Etcd::new(&args.endpoints, options(args)?));
 
-    load(&ks, &mut mirror, &mut stop).await?;
+    tokio::spawn(end_in_time(stop.flag()));
+    let mut unread = pin!(print::nobody_reads());
+    load(&ks, &mut mirror, &mut stop, unread.as_mut()).await?;
     // The mirror is driven by hand up to here, so this is exactly what was loaded: nothing of what came
     // after `--at` is in it.
     let mut changes = ks.changes(..);
@@ -118,6 +123,7 @@ async fn run(args: &Args) -> Result<(), Failure> {
             },
             _ = ticks.tick() => watched.look(&ks, &printer),
             () = stop.asked() => break,
+            () = &mut unread => break,
         }
     }
     ks.shutdown().await;
@@ -131,11 +137,20 @@ fn with_limits<T: Send + Sync + 'static>(builder: Builder<T>, args: &Args) -> Bu
     }
 }
 
+/// Ends the program although it may be in the middle of output that nobody takes, which blocks.
+async fn end_in_time(mut stop: tokio::sync::watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_ok() {
+        tokio::time::sleep(GOODBYE).await;
+        std::process::exit(0);
+    }
+}
+
 /// Drives the mirror until it has loaded, with a bar if that takes long.
 async fn load(
     ks: &KeySpace<Vec<u8>>,
     mirror: &mut Mirror<Vec<u8>>,
     stop: &mut Stop,
+    mut unread: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<(), Failure> {
     let begun = Instant::now();
     let mut bar = Bar::new();
@@ -144,7 +159,7 @@ async fn load(
     while ks.read().revision() == 0 {
         tokio::select! {
             ended = mirror.step() => if let Some(reason) = ended {
-                return Err(Failure::new(reason));
+                return Err(not_loaded(reason));
             },
             _ = ticks.tick() => {
                 let status = ks.status();
@@ -155,9 +170,24 @@ async fn load(
                 }
             }
             () = stop.asked() => return Err(Failure::Interrupted),
+            () = &mut unread => return Err(Failure::Interrupted),
         }
     }
     Ok(())
+}
+
+/// Why nothing could be loaded, and which options may help.
+fn not_loaded(reason: StopReason) -> Failure {
+    let advice = match reason {
+        StopReason::LoadTimeout { .. } => {
+            "see that --endpoints is right, and --cacert and --cert if it wants TLS; \
+             --timeout gives it longer"
+        }
+        StopReason::Refused { .. } => "see that --endpoints, --user, --cacert and --cert are right",
+        StopReason::Compacted { .. } => "take a newer revision for --at, or leave it out",
+        reason => return Failure::new(reason),
+    };
+    Failure::with_advice(in_full(&reason), advice)
 }
 
 /// Why it is not live, in words.

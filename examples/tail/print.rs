@@ -5,11 +5,14 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etcd_keyspace::{Change, Delta, Entry, LoadProgress, Revision, Status};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
 
 /// Shorter loads show no bar.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -144,6 +147,20 @@ fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// Waits until nobody can read the output any more, so that `tail | head -1` ends with `head` and not at
+/// the next change. What is written to a file may always be read.
+///
+/// It only looks: nothing is written through this end, which blocks as the output does.
+pub(crate) async fn nobody_reads() {
+    let out = io::stdout().as_fd().try_clone_to_owned();
+    if let Ok(out) = out.and_then(pipe::Sender::from_owned_fd_unchecked)
+        && out.ready(Interest::ERROR).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
 /// Says something beside the data. Nobody has to listen.
 pub(crate) fn talk(text: &str) {
     let _ = writeln!(io::stderr(), "# {text}");
@@ -162,14 +179,15 @@ impl Bar {
 
     pub(crate) fn show(&mut self, load: Option<LoadProgress>) {
         let Some(load) = load.filter(|_| self.begun.elapsed() > PATIENCE) else { return };
-        let bar = self.shown.get_or_insert_with(|| {
-            let bar = ProgressBar::new(0);
-            let template = "loading {bar:30} {human_pos} of {human_len} keys";
-            match ProgressStyle::with_template(template) {
-                Ok(style) => bar.with_style(style),
-                Err(_) => bar,
-            }
-        });
+        let bar = self.shown.get_or_insert_with(|| ProgressBar::new(0));
+        // Not every server says at once how many there are.
+        let template = match load.expected {
+            Some(_) => "loading {bar:30} {human_pos} of {human_len} keys",
+            None => "loading, {human_pos} keys so far",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
         bar.set_length(load.expected.unwrap_or(load.keys));
         bar.set_position(load.keys);
     }
