@@ -30,6 +30,7 @@ use crate::entry::Numbers;
 use crate::error::StopReason;
 use crate::event::{Revision, WatchResponse};
 use crate::mirror::backoff::Backoff;
+use crate::mirror::jitter::Jitter;
 use crate::mirror::options::{OnBadStore, OnHistoryChange, OnHold, Options};
 use crate::mirror::pager::Pager;
 use crate::mirror::queue::{Due, Queue};
@@ -134,6 +135,7 @@ pub(crate) struct Machine {
     /// A token was fetched on this connection since the last proof of health.
     token_refreshed: bool,
     backoff: Backoff,
+    jitter: Jitter,
     queue: Queue,
     /// Batches asked to be applied that were not answered yet.
     applying: usize,
@@ -195,6 +197,7 @@ impl Machine {
             version: None,
             token_refreshed: false,
             backoff,
+            jitter: Jitter::new(seed),
             queue,
             applying: 0,
             reload: None,

@@ -7,6 +7,7 @@
 mod backoff;
 mod hold;
 mod intake;
+mod jitter;
 mod machine;
 mod options;
 mod pager;

@@ -38,8 +38,15 @@ impl Machine {
     /// Plans the first audit; one that is overdue waits until a new watch has caught up.
     pub(super) fn plan_audit(&mut self, now: Instant) {
         let soon = now + self.options.check_interval;
-        let first = self.options.audit_interval.map(|interval| now + interval);
-        self.audit.due = self.audit.due.map(|due| due.max(soon)).or(first);
+        self.audit.due = match self.audit.due {
+            Some(due) => Some(due.max(soon)),
+            None => self.next_audit(now),
+        };
+    }
+
+    /// Processes that were started together must not read everything together, again and again.
+    fn next_audit(&mut self, now: Instant) -> Option<Instant> {
+        self.options.audit_interval.map(|interval| now + self.jitter.shorten(interval))
     }
 
     /// Forgets the audit under way; it stays due.
@@ -52,7 +59,7 @@ impl Machine {
     fn postpone_audit(&mut self, now: Instant, error: &SourceError) {
         tracing::debug!(name = %self.options.name, %error, "the audit is put off");
         self.abandon_audit();
-        self.audit.due = self.options.audit_interval.map(|interval| now + interval);
+        self.audit.due = self.next_audit(now);
     }
 
     pub(super) fn audit_deadline(&self) -> Option<Instant> {
@@ -139,7 +146,7 @@ impl Machine {
         self.report.counters.audits += 1;
         self.report.counters.drift += differing;
         self.abandon_audit();
-        self.audit.due = self.options.audit_interval.map(|interval| now + interval);
+        self.audit.due = self.next_audit(now);
         if differing > 0 {
             let name = &self.options.name;
             tracing::error!(%name, differing, "the audit found other keys in etcd; they are read again");

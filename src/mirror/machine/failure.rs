@@ -29,7 +29,12 @@ impl Machine {
         if hopeless && !self.known.loaded {
             return self.stop(StopReason::Refused { cause: Arc::new(error) });
         }
-        let delay = if hopeless { self.options.backoff_max } else { self.backoff.next() };
+        let delay = if hopeless {
+            // The rights of many processes end, and come back, at the same moment.
+            self.jitter.shorten(self.options.backoff_max)
+        } else {
+            self.backoff.next()
+        };
         self.note_failure(&error, delay);
         self.report.last_error = Some(Arc::new(error));
         self.retreat(now, delay);

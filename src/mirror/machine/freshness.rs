@@ -74,7 +74,7 @@ impl Machine {
             self.ask_progress(now);
         }
         if self.fresh.next_read.is_some_and(|due| due <= now) {
-            self.fresh.next_read = Some(now + self.options.check_interval);
+            self.fresh.next_read = Some(now + self.jitter.shorten(self.options.check_interval));
             if self.fresh.reading.is_none() {
                 self.read_revision(now, 0);
             }
@@ -91,10 +91,16 @@ impl Machine {
 
     /// A new watch drops requests until it has caught up, and what it brings first may be known
     /// already, which proves nothing: so it is asked until it answers.
-    pub(super) fn pause_between_checks(&self) -> Duration {
+    /// Mirrors of many processes see the same event at the same time, so that chance keeps them from
+    /// asking at the same time after it.
+    pub(super) fn pause_between_checks(&mut self) -> Duration {
         let counts = self.progress_by() == ProgressBy::Count;
         let quiet = self.fresh.proven || counts;
-        if quiet { self.options.check_interval } else { self.options.demand_interval }
+        if quiet {
+            self.jitter.shorten(self.options.check_interval)
+        } else {
+            self.options.demand_interval
+        }
     }
 
     /// When progress may be asked for again on behalf of those who wait: at once for a new demand,
