@@ -2,6 +2,8 @@
 //!
 //! Owns the numbers only; the server half moves them.
 
+use std::time::Duration;
+
 use crate::source::RangeRequest;
 
 /// How often the fake was asked for what, refused and unanswered requests included.
@@ -46,6 +48,9 @@ pub struct Counts {
     pub lost: u64,
     /// Tokens fetched after a refusal.
     pub token_refreshes: u64,
+    /// The longest that an answer had to wait for its turn, itself included, while the
+    /// [capacity](super::Faults::capacity) was bounded.
+    pub longest_queue: Duration,
     /// Polls of a watch stream after its error or end. A client must never do that: the real client
     /// library then reads payload as messages.
     pub polls_after_end: u64,
@@ -92,6 +97,7 @@ impl Counts {
         self.events += other.events;
         self.lost += other.lost;
         self.token_refreshes += other.token_refreshes;
+        self.longest_queue = self.longest_queue.max(other.longest_queue);
         self.polls_after_end += other.polls_after_end;
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::bugs::Bug;
 use super::cluster::{Cluster, Shared, of};
-use super::member::{Access, Call, FaultSet, Member, Refusal, Tamper, error, words};
+use super::member::{Access, Call, Capacity, FaultSet, Member, Refusal, Tamper, error, words};
 use super::watcher::End;
 use crate::event::{Revision, WatchResponse};
 use crate::range::KeyRange;
@@ -180,6 +180,16 @@ impl Faults {
         self.set(|faults| {
             faults.call_delays.insert(call, delay);
         });
+    }
+
+    /// Lets the endpoint work on one answer after the other: it has time for `requests` of them in a
+    /// second, and for `bytes` of the keys and values they hold (neither zero). Each answer waits for
+    /// its turn, in the order in which they were asked for; messages of watch streams do not.
+    ///
+    /// [`Counts::longest_queue`](super::Counts::longest_queue) tells how long the longest wait was.
+    pub fn capacity(&self, requests: u32, bytes: u32) {
+        let capacity = Capacity { requests: requests.max(1), bytes: bytes.max(1) };
+        self.set(|faults| faults.capacity = Some(capacity));
     }
 
     /// Delays the `created` answer of new watchers, and with it everything behind it.

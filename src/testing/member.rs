@@ -8,6 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::bugs::Bug;
 use super::counts::Counts;
 use super::store::Store;
@@ -69,6 +71,22 @@ pub(super) enum Access {
     Within(KeyRange),
 }
 
+/// What a member can do in a second; both are not zero.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Capacity {
+    pub(super) requests: u32,
+    pub(super) bytes: u32,
+}
+
+impl Capacity {
+    /// How long the member works on `requests` that read `bytes`.
+    fn time(self, requests: u32, bytes: usize) -> Duration {
+        let second = Duration::from_secs(1);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        second * requests / self.requests + second * bytes / self.bytes
+    }
+}
+
 /// A standing refusal; without a number of times it lasts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Refusal {
@@ -91,6 +109,7 @@ pub(super) struct FaultSet {
     pub(super) delay: Duration,
     pub(super) jitter: Duration,
     pub(super) call_delays: BTreeMap<Call, Duration>,
+    pub(super) capacity: Option<Capacity>,
     pub(super) created_delay: Duration,
     pub(super) fragment_events: Option<usize>,
     pub(super) message_bytes_max: Option<usize>,
@@ -116,6 +135,8 @@ pub(super) struct Member {
     pub(super) generation: u64,
     /// While the member lags: what it has.
     pub(super) applied: Option<Applied>,
+    /// Until when it works on answers, as far as its capacity is bounded.
+    busy_until: Option<Instant>,
 }
 
 /// How far a member got that takes no more writes.
@@ -148,7 +169,19 @@ impl Member {
             counts: Counts::default(),
             generation: 0,
             applied: None,
+            busy_until: None,
         }
+    }
+
+    /// Adds an answer to what the member works on; how long it takes from now until that is done.
+    pub(super) fn work(&mut self, requests: u32, bytes: usize) -> Duration {
+        let Some(capacity) = self.faults.capacity else { return Duration::ZERO };
+        let now = Instant::now();
+        let begin = self.busy_until.map_or(now, |until| until.max(now));
+        let until = begin + capacity.time(requests, bytes);
+        self.busy_until = Some(until);
+        self.counts.longest_queue = self.counts.longest_queue.max(until - now);
+        until - now
     }
 
     pub(super) fn has(&self, bug: Bug) -> bool {

@@ -78,7 +78,8 @@ impl FakeConnection {
         let (answer, delay) = self.shared.update(|cluster| {
             let delay = cluster.delay(self.member, call);
             let refused = cluster.members[self.member].refuse(call);
-            (refused.and_then(|()| serve(cluster)), delay)
+            let answer = refused.and_then(|()| serve(cluster));
+            (answer, delay + cluster.members[self.member].work(1, 0))
         });
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
@@ -208,7 +209,9 @@ fn read_page(
         }
     }
     let member = &mut cluster.members[member];
-    member.check_size(page.kvs.iter().map(RawKeyValue::bytes).sum())?;
+    let read = page.kvs.iter().map(RawKeyValue::bytes).sum();
+    member.check_size(read)?;
+    member.work(0, read);
     if member.faults.scramble > 0 && !page.kvs.is_empty() {
         member.faults.scramble -= 1;
         scramble(&mut page.kvs);

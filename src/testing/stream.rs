@@ -128,6 +128,8 @@ pub(super) struct FakeRangeStream {
     after: Option<Vec<u8>>,
     chunk: usize,
     at: Option<Instant>,
+    /// What is read, and waits for the member's capacity.
+    waiting: Option<Result<Option<RangeChunk>, SourceError>>,
     timer: Timer,
     finished: bool,
 }
@@ -149,6 +151,7 @@ impl FakeRangeStream {
             after: None,
             chunk: FIRST_CHUNK,
             at: None,
+            waiting: None,
             timer: Timer::default(),
             finished: false,
         }
@@ -209,7 +212,7 @@ impl fmt::Debug for FakeRangeStream {
 
 impl RangeStream for FakeRangeStream {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<RangeChunk, SourceError>>> {
-        if self.finished {
+        if self.finished && self.waiting.is_none() {
             return Poll::Ready(None);
         }
         if let Some(at) = self.at {
@@ -224,9 +227,21 @@ impl RangeStream for FakeRangeStream {
                 cluster.park(cx.waker());
                 return Poll::Pending;
             }
+            if let Some(chunk) = self.waiting.take() {
+                return Poll::Ready(chunk.transpose());
+            }
             let delay = cluster.message_delay(self.member);
-            self.at = (!delay.is_zero()).then(|| Instant::now() + delay);
-            Poll::Ready(self.read(cluster).transpose())
+            let chunk = self.read(cluster);
+            let kvs = chunk.as_ref().ok().and_then(Option::as_ref).map(|chunk| &chunk.kvs);
+            let read = kvs.map_or(0, |kvs| kvs.iter().map(RawKeyValue::bytes).sum());
+            let turn = cluster.members[self.member].work(1, read);
+            self.at = (!(delay + turn).is_zero()).then(|| Instant::now() + delay + turn);
+            if turn.is_zero() {
+                return Poll::Ready(chunk.transpose());
+            }
+            self.waiting = Some(chunk);
+            cx.waker().wake_by_ref();
+            Poll::Pending
         });
         if let Poll::Ready(Some(Err(_)) | None) = &polled {
             self.finished = true;

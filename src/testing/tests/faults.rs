@@ -401,3 +401,42 @@ async fn a_test_can_wait_for_counts() {
     let ((), counts) = tokio::join!(async { drop(stream) }, etcd.until(|c| c.watchers == 0));
     assert_eq!(counts.reads(), 0);
 }
+
+/// The capacity is one queue: what is asked for together is answered one after the other.
+#[tokio::test(start_paused = true)]
+async fn answers_wait_for_their_turn_where_the_capacity_is_bounded() {
+    let etcd = FakeEtcd::new();
+    for key in 0..10_u8 {
+        etcd.put([key], [0; 99]);
+    }
+    let connection = connect(&etcd).await;
+    etcd.faults().capacity(10, 1000);
+    let begun = Instant::now();
+    let mut asked: tokio::task::JoinSet<_> = (0..5).map(|_| connection.version()).collect();
+    while let Some(answer) = asked.join_next().await {
+        assert!(answer.unwrap().is_ok());
+    }
+    assert_eq!(begun.elapsed().as_millis(), 500);
+    assert_eq!(etcd.counts().longest_queue.as_millis(), 500);
+
+    // A request, and the thousand bytes that it reads.
+    let begun = Instant::now();
+    assert_eq!(connection.range(all()).await.unwrap().kvs.len(), 10);
+    assert_eq!(begun.elapsed().as_millis(), 1100);
+    let begun = Instant::now();
+    let mut stream = connection.range_stream(&KeyRange::all()).await.unwrap();
+    let chunk = poll_fn(|cx| stream.poll_next(cx)).await.unwrap().unwrap();
+    assert_eq!((chunk.kvs.len(), begun.elapsed().as_millis()), (10, 1200));
+    assert!(poll_fn(|cx| stream.poll_next(cx)).await.is_none());
+
+    // What waits for its turn is lost with the transport, and nothing waits when all is well again.
+    let mut stream = connection.range_stream(&KeyRange::all()).await.unwrap();
+    assert!(timeout(Duration::from_millis(10), poll_fn(|cx| stream.poll_next(cx))).await.is_err());
+    etcd.faults().cut();
+    let lost = poll_fn(|cx| stream.poll_next(cx)).await.unwrap();
+    assert_eq!(lost.unwrap_err().kind(), SourceErrorKind::Unavailable);
+    etcd.faults().heal();
+    let begun = Instant::now();
+    assert!(connection.range(all()).await.is_ok());
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
