@@ -186,11 +186,16 @@ impl Tap {
         }
     }
 
-    /// Waits until there is room, or nobody takes anything any more. Cancel safe.
+    /// Whether there is room, or nobody takes anything any more.
+    pub(crate) fn has_room(&self) -> bool {
+        self.room.bytes.load(Ordering::SeqCst) < self.max || self.sender.is_closed()
+    }
+
+    /// Waits for that. Cancel safe.
     pub(crate) async fn room(&self) {
         loop {
             let freed = self.room.freed.notified();
-            if self.room.bytes.load(Ordering::SeqCst) < self.max || self.sender.is_closed() {
+            if self.has_room() {
                 return;
             }
             freed.await;

@@ -77,6 +77,8 @@ pub struct Mirror<T: Send + Sync + 'static> {
     /// What stores for a later one, until it runs.
     keeper: Option<Feed>,
     keeping: Option<JoinHandle<()>>,
+    /// Whoever stores had no room, so that messages may have come since that nobody has looked at.
+    held_up: bool,
     shutdown: watch::Receiver<bool>,
     started: bool,
     /// Why it is about to stop, and when at the latest.
@@ -146,6 +148,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             warm,
             keeper,
             keeping: None,
+            held_up: false,
             shutdown,
             started: false,
             stopping: None,
@@ -205,10 +208,17 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         self.stopped.clone()
     }
 
-    /// The order matters when several are ready: the watch comes last, as it may always be.
+    /// The order matters when several are ready: the watch comes last, as it may always be, unless
+    /// nobody could look at it.
     async fn wake(&mut self) -> Wake {
         if let Some(wake) = self.wake_before_others().await {
             return wake;
+        }
+        if std::mem::take(&mut self.held_up)
+            && let Some(messages) = self.intake.as_ref().and_then(Intake::arrived)
+        {
+            // They came in time: the watch was not silent, the mirror did not listen.
+            return Wake::Messages(messages);
         }
         let shared = Arc::clone(self.sink.writer.shared());
         let deadline = self.machine.deadline();
@@ -236,6 +246,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             match (&mut self.warm, self.sink.writer.tap()) {
                 (Some(warm), _) => Some(Wake::Stored(warm.next().await)),
                 (None, Some(tap)) => {
+                    self.held_up |= !tap.has_room();
                     tap.room().await;
                     None
                 }

@@ -2,6 +2,9 @@
 //!
 //! Each sequence is made from one seed; a failure names it, and `CHAOS_SEED` runs it alone.
 
+#[cfg(all(feature = "journal", feature = "test-util"))]
+mod held_up;
+
 use std::time::Duration;
 
 use tokio::time::Instant;
