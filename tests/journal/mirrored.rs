@@ -235,6 +235,46 @@ async fn what_is_stored_of_another_cluster_or_history_is_never_taken_for_this_on
     shows(&ks, &etcd).await;
 }
 
+/// Who waits before anything is shown has seen no history that could have changed.
+#[tokio::test]
+async fn c5_waits_that_begin_before_a_restore_are_of_the_epoch_that_is_restored() {
+    let etcd = etcd();
+    let journal = in_memory().await;
+    for epoch in 1..4 {
+        let ks = builder().journal(&journal).start(etcd.clone()).await.unwrap();
+        let last = etcd.put("/k/a", epoch.to_string());
+        soon("the newest", ks.wait_for_revision(last)).await.unwrap();
+        ks.shutdown().await;
+        // Each start without what is stored begins another history.
+        assert_eq!(journal.mirrors().await.unwrap()[0].1.cursor.epoch, epoch);
+    }
+    let (ks, mirror) = builder().journal(&journal).restore(&journal).build(etcd.clone());
+    let next = etcd.put("/k/a", "next");
+    let mut waits = tokio::task::JoinSet::new();
+    for which in 0..4 {
+        let ks = ks.clone();
+        waits.spawn(async move {
+            match which {
+                0 => ks.wait_for_revision(next).await.map(|_| ()),
+                1 => ks.read_at(next).await.map(|_| ()),
+                2 => ks.sync().await.map(|_| ()),
+                _ => ks.read_linearizable().await.map(|_| ()),
+            }
+        });
+    }
+    tokio::task::yield_now().await;
+    tokio::spawn(mirror.run());
+    while let Some(waited) = soon("the waits", waits.join_next()).await {
+        waited.unwrap().unwrap();
+    }
+    assert_eq!(ks.status().epoch, 3);
+    // From then on the epoch counts.
+    let waits = ks.wait_for_revision(next + 100);
+    etcd.restore(2);
+    let error = soon("the change", waits).await.unwrap_err();
+    assert!(matches!(error, etcd_keyspace::WaitError::HistoryChanged { was: 3, now: 4 }));
+}
+
 /// Storing is a moment behind showing, and a shutdown waits for it.
 #[tokio::test]
 async fn what_was_shown_before_a_shutdown_is_stored_after_it() {
