@@ -47,6 +47,8 @@ impl Place {
 pub(crate) struct Step<T> {
     pub(crate) number: u64,
     pub(crate) from: Place,
+    /// Through this revision nothing happened after `from`.
+    pub(crate) quiet: Revision,
     pub(crate) to: Place,
     pub(crate) what: What<T>,
 }
@@ -64,10 +66,10 @@ pub(crate) enum What<T> {
 }
 
 impl<T> Step<T> {
-    /// The step that led from a place to a view; none when its events were not told one by one.
+    /// The step that led from one view to another; none when its events were not told one by one.
     pub(crate) fn leading_to(
         view: &View<T>,
-        from: Place,
+        before: &View<T>,
         origin: DeltaOrigin,
         delta: Option<Delta<T>>,
         effects: Option<Effects<T>>,
@@ -80,7 +82,14 @@ impl<T> Step<T> {
                 What::Load { entries, cluster_id, delta }
             }
         };
-        Some(Step { number: view.step, from, to: Place::of(view), what })
+        let (from, quiet) = (Place::of(before), before.confirmed);
+        Some(Step { number: view.step, from, quiet, to: Place::of(view), what })
+    }
+
+    /// Whether what was shown at a place is what this step led away from.
+    pub(crate) fn begins_at(&self, place: Place) -> bool {
+        place == self.from
+            || self.from <= place && place.epoch == self.from.epoch && place.revision <= self.quiet
     }
 
     fn size(&self) -> Bounds {
@@ -100,6 +109,16 @@ impl<T> Step<T> {
 pub(crate) enum After<T> {
     Nothing,
     Step(Arc<Step<T>>),
+    /// It is not kept any more.
+    Gone,
+}
+
+/// Where in the history a place is.
+pub(crate) enum Passing<T> {
+    /// This step passed it, or left it.
+    By(Arc<Step<T>>),
+    /// The newest step, of this number, had not passed it. One that does is made and not noted yet.
+    NotYet(u64),
     /// It is not kept any more.
     Gone,
 }
@@ -175,12 +194,16 @@ impl<T> History<T> {
         kept.after(number).map_or(After::Gone, After::Step)
     }
 
-    /// The step by which a place was passed or left.
-    pub(crate) fn passing(&self, place: Place) -> Option<Arc<Step<T>>> {
+    /// Which step has passed or left a place behind which something is shown already.
+    pub(crate) fn passing(&self, place: Place) -> Passing<T> {
         let kept = self.kept.lock();
         let at = kept.steps.partition_point(|step| step.to <= place);
         let passes = |from: Place| from.epoch == place.epoch && from <= place;
-        kept.steps.get(at).filter(|step| passes(step.from)).cloned()
+        match (kept.steps.get(at), kept.steps.back()) {
+            (Some(step), _) if passes(step.from) => Passing::By(Arc::clone(step)),
+            (None, Some(newest)) if passes(newest.to) => Passing::NotYet(newest.number),
+            _ => Passing::Gone,
+        }
     }
 
     /// How many events are kept.

@@ -16,7 +16,7 @@ use crate::delta::{Change, Delta, DeltaOrigin, Effects};
 use crate::error::StopReason;
 use crate::event::Revision;
 use crate::guard::{self, LockTimes, Locked, ReadGuard};
-use crate::history::{History, Place, Step};
+use crate::history::{History, Step};
 use crate::hold::HoldCell;
 use crate::interest::Interests;
 use crate::observer::{Observer, Observers, Purge, Slot};
@@ -233,8 +233,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
             }
             _ => self.interests.wake_all(),
         }
-        let kept = kept
-            .and_then(|view| Step::leading_to(&view, Place::of(&before), origin, delta, effects));
+        let kept = kept.and_then(|view| Step::leading_to(&view, &before, origin, delta, effects));
         self.history.push(step, kept);
         drop((old, before, removed));
         self.waits.publish(to, confirmed, epoch, first || changed);

@@ -6,6 +6,8 @@ mod common;
 mod etcd;
 #[cfg(feature = "test-util")]
 mod fake;
+#[path = "events/resuming.rs"]
+mod resuming;
 
 use std::collections::BTreeMap;
 use std::pin::pin;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 use super::Events;
 use super::key_event::{EventsError, KeyEvent, SyncReason, SyncSet};
 use crate::delta::{Change, Effect};
-use crate::history::{After, Place, What};
+use crate::history::{After, Passing, Place, What};
 use crate::packed::Packed;
 use crate::snapshot::Snapshot;
 use crate::wait::WaitError;
@@ -136,11 +136,16 @@ impl<T: Send + Sync + 'static> Events<T> {
     fn resume(&mut self, place: Place, now: &Snapshot<T>) -> Option<KeyEvent<T>> {
         if place >= Place::of(now) {
             self.told = now.step;
-        } else if let Some(step) = self.interested.ks.shared().history.passing(place) {
-            self.told = step.number - 1;
-            self.telling = Some((step, 0));
         } else {
-            return Some(self.sync(now, SyncReason::Behind));
+            match self.interested.ks.shared().history.passing(place) {
+                Passing::By(step) => {
+                    self.told = step.number - 1;
+                    self.telling = Some((step, 0));
+                }
+                // It is told when it is noted.
+                Passing::NotYet(newest) => self.told = newest,
+                Passing::Gone => return Some(self.sync(now, SyncReason::Behind)),
+            }
         }
         self.place = place;
         self.cluster_id = now.cluster_id().unwrap_or_default();
@@ -175,7 +180,7 @@ impl<T: Send + Sync + 'static> Events<T> {
         let range = self.interested.range();
         let within = |change: &Change<T>| range.contains(change.key());
         let difference = match delta {
-            _ if before != step.from => None,
+            _ if !step.begins_at(before) => None,
             Some(delta) => Some(delta.iter().filter(|c| within(c)).cloned().collect()),
             None => {
                 let all = entries.slice(range.start(), range.end());

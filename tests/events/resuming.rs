@@ -1,0 +1,105 @@
+//! Going on after a token: from between two steps, and from a revision that only progress has reached.
+
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
+
+use super::*;
+
+/// Does something when it is woken, which is between showing a step and noting it in the history.
+struct WhenWoken<F>(Mutex<Option<F>>);
+
+impl<F: FnOnce() + Send + 'static> Wake for WhenWoken<F> {
+    fn wake(self: Arc<Self>) {
+        let run = self.0.lock().unwrap().take();
+        run.into_iter().for_each(|run| run());
+    }
+}
+
+/// Begins after `revision` while the next step is shown and not noted, and gives what is told then and
+/// after it.
+fn begun_between(
+    ks: &KeySpace<String>,
+    revision: Revision,
+    step: impl FnOnce(),
+) -> Vec<KeyEvent<String>> {
+    let begun = Arc::new(Mutex::new(None));
+    let mut changes = ks.changes(..);
+    while poll_once(pin!(changes.next())).is_ready() {}
+    let (space, here) = (ks.clone(), Arc::clone(&begun));
+    let waker = Waker::from(Arc::new(WhenWoken(Mutex::new(Some(move || {
+        let mut events = follow(&space, .., Start::after(revision));
+        let at_once = told(&mut events).0;
+        *here.lock().unwrap() = Some((events, at_once));
+    })))));
+    let mut next = Box::pin(changes.next());
+    assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    step();
+    let (mut events, mut all) = begun.lock().unwrap().take().expect("the step wakes");
+    all.extend(told(&mut events).0);
+    all
+}
+
+#[test]
+fn a_start_while_a_step_is_shown_and_not_noted_is_told_that_step() {
+    for progress in [0, 3] {
+        let mut store = History::new();
+        store.put("/a", "1");
+        let (ks, mut writer) = texts().event_history(100, 1 << 20).writer();
+        writer.load(store.header(), store.kvs()).unwrap();
+        for _ in 0..progress {
+            store.elsewhere();
+        }
+        let from = store.revision();
+        writer.confirm(from);
+        let events = begun_between(&ks, from, || {
+            store.put("/b", "1");
+            writer.apply(store.after(from)).unwrap();
+        });
+        assert_eq!(texts_of(&events), [format!("added(/b at {})", from + 1)]);
+        let from = store.revision();
+        let reload = begun_between(&ks, from, || {
+            store.delete("/b");
+            writer.load(store.header(), store.kvs()).unwrap();
+        });
+        let [KeyEvent::Sync(set)] = &reload[..] else { panic!("{reload:?}") };
+        assert_eq!((set.reason(), difference(set)), (SyncReason::Reload, "[Removed(/b)]".into()));
+        assert_eq!(ks.stats().resyncs, 0);
+    }
+}
+
+fn difference(set: &etcd_keyspace::SyncSet<String>) -> String {
+    format!("{:?}", set.difference().expect("a difference"))
+}
+
+/// Nothing happened up to there, so what a reload changes is known.
+#[test]
+fn mi4_mi8_a_token_of_idle_progress_goes_on_to_the_difference_of_a_reload() {
+    let mut store = History::new();
+    store.put("/a", "1");
+    let (ks, mut writer) = texts().event_history(100, 1 << 20).writer();
+    writer.load(store.header(), store.kvs()).unwrap();
+    let mut live = follow(&ks, .., Start::Now);
+    told(&mut live);
+    for _ in 0..3 {
+        store.elsewhere();
+    }
+    let idle = store.revision();
+    writer.confirm(idle);
+    assert_eq!(live.token().revision(), idle);
+    let mut before = follow(&ks, .., Start::after(live.token()));
+    assert!(told(&mut before).0.is_empty());
+    store.put("/b", "1");
+    store.put("/c", "1");
+    writer.load(store.header(), store.kvs()).unwrap();
+    let mut after = follow(&ks, .., Start::after(idle));
+    for events in [&mut live, &mut before, &mut after] {
+        let (reload, _) = told(events);
+        let [KeyEvent::Sync(set)] = &reload[..] else { panic!("{reload:?}") };
+        let expected = (SyncReason::Reload, "[Added(/b), Added(/c)]".to_owned());
+        assert_eq!((set.reason(), difference(set)), expected);
+    }
+    // Of what was shown in between, nobody knows.
+    let (reload, _) = told(&mut follow(&ks, .., Start::after(idle + 1)));
+    let [KeyEvent::Sync(set)] = &reload[..] else { panic!("{reload:?}") };
+    assert!(set.difference().is_none(), "{set:?}");
+}
