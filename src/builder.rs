@@ -433,8 +433,17 @@ impl<T: Send + Sync + 'static> Builder<T> {
 
     /// Makes the key space with its writer and without any mirror, for tests that play etcd by
     /// hand: [`Writer::load`] and [`Writer::apply`] do what a mirror would make them do.
+    ///
+    /// # Panics
+    /// With `journal` or `restore`: it is the mirror that stores, and that begins with what is stored.
     #[must_use]
+    #[track_caller]
     pub fn writer(self) -> (KeySpace<T>, Writer<T>) {
+        let Store { warm, keeper } = &self.store;
+        assert!(
+            warm.is_none() && keeper.is_none(),
+            "without a mirror nothing is stored or restored; leave `journal` and `restore` out"
+        );
         let shared = Shared::new(self.range);
         if let Some(bounds) = self.history {
             shared.history.keep(bounds);

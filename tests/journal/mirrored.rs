@@ -337,6 +337,17 @@ async fn a_closed_journal_stops_a_restore_or_is_passed_over_as_told() {
     shows(&ks, &etcd).await;
 }
 
+/// Storing is the mirror's, so a key space without one does not pretend to.
+#[tokio::test]
+async fn a_writer_without_a_mirror_refuses_to_be_stored_or_restored() {
+    let journal = in_memory().await;
+    for builder in [builder().journal(&journal), builder().restore(&journal)] {
+        let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| builder.writer()));
+        let refused = *refused.map(|_| ()).unwrap_err().downcast::<&str>().unwrap();
+        assert!(refused.contains("without a mirror"), "{refused}");
+    }
+}
+
 /// A journal that fails holds nobody up; when it works again the difference is stored.
 #[tokio::test]
 async fn bw18_a_failing_journal_leaves_the_mirror_alone_and_catches_up() {
