@@ -40,7 +40,8 @@ pub struct NewEvent {
     pub object: Vec<u8>,
     /// When; the time of storing unless set.
     pub time: Option<SystemTime>,
-    /// The key in etcd, of a mirrored event.
+    /// The key in etcd, of a mirrored event; `None` in one that stands for
+    /// [all keys of the type](crate::Builder::journal).
     pub key: Option<Vec<u8>>,
     /// The revision in etcd, of a mirrored event.
     pub revision: Option<Revision>,

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Instant, sleep_until};
 
@@ -222,7 +222,7 @@ impl Keeper {
         };
         self.stored = reader.as_ref().map(|reader| reader.stored().cursor);
         self.at = self.stored.map(Through::from);
-        let anew = std::mem::take(&mut self.damaged);
+        let anew = self.damaged;
         let difference = Difference::to(reader.filter(|_| !anew));
         self.reading = Some(Reading { difference, base: self.stored, anew });
         Ok(())
@@ -239,7 +239,15 @@ impl Keeper {
         let steps = difference.finish().await.map_err(|error| self.unreadable(error))?;
         // Only to what was read beside it the difference is right.
         self.stored = base;
-        self.epochs.get_or_insert(base.map_or(0, |base| base.epoch));
+        self.damaged = false;
+        self.epochs.get_or_insert_with(|| match base {
+            Some(base) => base.epoch,
+            // How far the damaged cursor had counted, nobody knows; not to the seconds since 1970.
+            None if anew => {
+                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+            }
+            None => 0,
+        });
         let types = self.options.clone();
         let name = self.name.clone();
         self.append(self.placed(to), |batch| {

@@ -151,6 +151,10 @@ async fn j3_a_damaged_state_is_replaced_by_the_next_complete_read_and_the_break_
                 ];
                 assert_eq!(told(&journal, before, 4).await, anew, "{damage:?}, {restores}");
             }
+            // A start without what is stored is of another history.
+            let epoch = journal.cursor(&mirror).await.unwrap().unwrap().cursor.epoch;
+            let expected = if damage == Damage::CursorAltered { 1_700_000_000.. } else { 2.. };
+            assert!(expected.contains(&epoch), "{damage:?}, {restores}: {epoch}");
             let made = all(&journal).await.len();
             etcd.put("/k/a", "next");
             stored_through(&journal, &mirror, etcd.revision()).await;
