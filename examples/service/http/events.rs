@@ -20,9 +20,17 @@
 //!
 //! An id names all events through a revision. A client that comes back with `Last-Event-ID`, as browsers
 //! do by themselves, is told every event after it, none missing and none twice, as far back as
-//! `Limits::history` reaches. Otherwise it gets a `reset` with the reason, one of those of
-//! [`SyncReason`], or `other_process` (the id is of another replica, or of a former life of this one), or
-//! `unknown_id`.
+//! `Limits::history` reaches. Otherwise it is told everything, and why:
+//!
+//! | `reason` | |
+//! |---|---|
+//! | `start` | it brought no id |
+//! | `behind` | the history does not reach back to its id, or it read too slowly |
+//! | `reload` | etcd had lost history, and everything was read again |
+//! | `new_epoch` | etcd is another one, or was replaced by a backup: revisions before mean nothing now |
+//! | `periodic` | `resync` asked for it |
+//! | `other_process` | its id is of another replica, or of a former life of this one |
+//! | `unknown_id` | its id is none that was ever given here |
 
 use std::convert::Infallible;
 use std::pin::Pin;
