@@ -59,6 +59,10 @@ fn the_tests_that_the_tables_name_exist() {
     let rows = tables().into_iter().flat_map(|(table, _)| rows(table));
     for (id, proof) in rows {
         for (file, test) in tests_in(&proof) {
+            // A published package has no other package in it.
+            if file.starts_with("races/") && !root.join("races").exists() {
+                continue;
+            }
             let path = root.join(format!("{file}.rs"));
             let code = fs::read_to_string(&path)
                 .unwrap_or_else(|error| panic!("{id} names {}: {error}", path.display()));
