@@ -19,6 +19,8 @@ suite_of() {
         # The simulation has no cuts.
         count-of-now-for-a-cut) echo '--lib mirror::tests::honest' ;;
         cut-*) echo '--test cache cuts::' ;;
+        # A world of the simulation has no fleet.
+        no-jitter) echo '--test herds' ;;
         # What is woken in vain finds nothing, so that only a count tells.
         wake-everybody) echo '--test fan_out' ;;
         # The simulation has too few keys for a second run.
