@@ -62,6 +62,11 @@ impl GrpcProxy {
         self.endpoint.clone()
     }
 
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Waits until a linearizable read passes.
     async fn ready(&mut self) -> Result<(), StartError> {
         let begun = Instant::now();
