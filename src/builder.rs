@@ -270,7 +270,8 @@ impl<T: Send + Sync + 'static> Builder<T> {
 
     /// In silence, how often etcd is asked for its revision and for progress: that renews
     /// [`Status::current_as_of`](crate::Status::current_as_of), and a watch that leaves two such
-    /// questions unanswered is replaced.
+    /// questions unanswered is replaced. Each pause is shortened by up to a quarter at random, so that
+    /// many processes do not ask together.
     pub fn check_interval(mut self, interval: Duration) -> Self {
         self.options.check_interval = bounded(interval);
         self
@@ -316,7 +317,8 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// [`drift`](crate::Counters::drift), and mended by a reload.
     ///
     /// For servers that lose events (etcd 3.4 before 3.4.31 and 3.5 before 3.5.13) and for the
-    /// careful. It costs etcd a read of the whole range; values are not sent, and not compared.
+    /// careful. It costs etcd a read of the whole range; values are not sent, and not compared. Each
+    /// pause is shortened by up to a quarter at random, so that many processes do not read together.
     pub fn audit_interval(mut self, interval: Duration) -> Self {
         self.options.audit_interval = Some(bounded(interval));
         self

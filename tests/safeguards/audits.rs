@@ -161,11 +161,12 @@ async fn t71_audits_are_made_although_the_watch_is_reopened_all_the_time() {
 async fn t71_an_audit_that_cannot_be_made_is_put_off_and_leaves_the_watch_alone() {
     let etcd = etcd();
     fill(&etcd, 10);
-    // The checks of the watch fall on other seconds, so that only the audit is refused.
-    let builder = builder().audit_interval(60 * SECOND).check_interval(70 * SECOND);
+    // The checks of the watch come later, so that only the audit is refused.
+    let builder = builder().audit_interval(60 * SECOND).check_interval(700 * SECOND);
     let ks = builder.page_timeout(SECOND).start(etcd.clone()).await.unwrap();
     for kind in [SourceErrorKind::Compacted, SourceErrorKind::Timeout, SourceErrorKind::TooLarge] {
-        tokio::time::sleep(58 * SECOND).await;
+        // An audit comes a quarter before its time at the earliest.
+        tokio::time::sleep(44 * SECOND).await;
         let keys_only = etcd.counts().keys_only;
         etcd.faults().refuse(Call::Range, kind);
         etcd.until(|counts| counts.keys_only > keys_only).await;
