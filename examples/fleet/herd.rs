@@ -70,9 +70,26 @@ impl Begin {
 }
 
 pub(crate) async fn measure(settings: &Settings) -> Result<(), Failure> {
+    heading(settings, settings.herd);
+    nobody(settings).await?;
+    let (herd, spread) = (settings.herd, Duration::from_secs(settings.spread));
+    cold(settings, "cold, together", herd, Duration::ZERO).await?;
+    cold(settings, &format!("cold, spread over {} s", settings.spread), herd, spread).await?;
+    proxied(settings).await?;
+    warm(settings).await?;
+    restart(settings).await
+}
+
+pub(crate) async fn with_passwords(settings: &Settings) -> Result<(), Failure> {
+    heading(settings, settings.passwords);
+    cold(settings, "cold, together", settings.passwords, Duration::ZERO).await?;
+    passwords(settings).await
+}
+
+fn heading(settings: &Settings, count: usize) {
     let title = format!(
-        "{} mirrors start, {} puts/s meanwhile. Puts: all from the begin until the last is live.",
-        settings.herd, settings.herd_rate,
+        "{count} mirrors start, {} puts/s meanwhile. Puts: all from the begin until the last is live.",
+        settings.herd_rate,
     );
     head(
         &title,
@@ -88,21 +105,6 @@ pub(crate) async fn measure(settings: &Settings) -> Result<(), Failure> {
             "CPU of these, of others",
         ],
     );
-    nobody(settings).await?;
-    let (herd, spread) = (settings.herd, Duration::from_secs(settings.spread));
-    cold(settings, "cold, together", herd, Duration::ZERO).await?;
-    cold(settings, &format!("cold, spread over {} s", settings.spread), herd, spread).await?;
-    proxied(settings).await?;
-    warm(settings).await?;
-    restart(settings).await?;
-    cold(
-        settings,
-        &format!("cold, {} of them", settings.passwords),
-        settings.passwords,
-        Duration::ZERO,
-    )
-    .await?;
-    passwords(settings).await
 }
 
 /// Runs `start` while a writer writes, and tells what it cost.
@@ -233,6 +235,5 @@ async fn passwords(settings: &Settings) -> Result<(), Failure> {
     let user = Some((user.0.to_owned(), user.1.to_owned()));
     let how = Start { endpoint: server.endpoint(), user, ..Start::default() };
     let start = async { Ok(Fleet::start(settings.passwords, &how, clock).await?.starts) };
-    let name = format!("cold, {} of them, each with a password", settings.passwords);
-    herd(settings, &name, (&server, client), clock, start).await
+    herd(settings, "cold, each with a password", (&server, client), clock, start).await
 }

@@ -31,7 +31,7 @@ pub(crate) const PREFIX: &str = "/fleet/";
 #[derive(Debug, Clone, Parser)]
 pub(crate) struct Settings {
     /// What to measure
-    #[arg(long, value_delimiter = ',', default_values = ["steady", "proxy", "herd"])]
+    #[arg(long, value_delimiter = ',', default_values = ["steady", "proxy", "herd", "passwords"])]
     only: Vec<Part>,
     /// How many mirrors follow, one run after the other
     #[arg(long, value_delimiter = ',', default_values_t = [0, 1, 10, 50, 100])]
@@ -57,7 +57,7 @@ pub(crate) struct Settings {
     /// Seconds over which starts are spread in the herd that is
     #[arg(long, default_value_t = 10)]
     spread: u64,
-    /// Starts that begin at the same moment, of mirrors with a user and a password
+    /// How many mirrors start with a user and a password each
     #[arg(long, default_value_t = 20)]
     passwords: usize,
 }
@@ -70,6 +70,8 @@ enum Part {
     Proxy,
     /// Mirrors that start at the same moment
     Herd,
+    /// The same with a user and a password each
+    Passwords,
 }
 
 impl Settings {
@@ -96,6 +98,9 @@ async fn main() -> Result<(), Failure> {
     }
     if settings.only.contains(&Part::Herd) {
         herd::measure(&settings).await?;
+    }
+    if settings.only.contains(&Part::Passwords) {
+        herd::with_passwords(&settings).await?;
     }
     Ok(())
 }
