@@ -77,6 +77,16 @@ impl From<redb::TableError> for StorageFault {
     }
 }
 
+impl From<redb::CursorError> for StorageFault {
+    fn from(error: redb::CursorError) -> Self {
+        match error {
+            redb::CursorError::Storage(error) => error.into(),
+            // Records are given in order, so what lies there already does not belong there.
+            other => StorageFault::damaged(other.to_string()),
+        }
+    }
+}
+
 impl From<redb::TransactionError> for StorageFault {
     fn from(error: redb::TransactionError) -> Self {
         match error {

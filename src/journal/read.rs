@@ -207,15 +207,22 @@ impl Cache {
         Cache { events: VecDeque::new(), bytes: 0, max_events, max_bytes }
     }
 
-    pub(super) fn push(&mut self, fresh: Vec<Arc<StoredEvent>>) {
-        for event in fresh {
-            self.bytes += event.bytes();
-            self.events.push_back(event);
-            while self.events.len() > self.max_events || self.bytes > self.max_bytes {
-                let Some(dropped) = self.events.pop_front() else { break };
-                self.bytes -= dropped.bytes();
-            }
+    /// Takes the next event; what is between it and the last one was not kept.
+    pub(super) fn push(&mut self, event: Arc<StoredEvent>) {
+        if self.events.back().is_some_and(|last| last.sequence + 1 != event.sequence) {
+            self.clear();
         }
+        self.bytes += event.bytes();
+        self.events.push_back(event);
+        while self.events.len() > self.max_events || self.bytes > self.max_bytes {
+            let Some(dropped) = self.events.pop_front() else { break };
+            self.bytes -= dropped.bytes();
+        }
+    }
+
+    /// Takes the events of a newer one.
+    pub(super) fn append(&mut self, newer: Cache) {
+        newer.events.into_iter().for_each(|event| self.push(event));
     }
 
     pub(super) fn clear(&mut self) {

@@ -112,18 +112,17 @@ impl<'t> Refusals<'t> {
         Ok(Some(Refusals { table, tally, next }))
     }
 
-    /// Forgets that a key is refused, since its record changes.
-    pub(super) fn forget(&mut self, key: &[u8]) -> Result<(), StorageFault> {
-        if self.tally.count > 0
-            && let Some(old) = self.table.remove(key)?
-        {
-            self.tally.subtract(format::seal_of(old.value()))?;
+    /// Forgets that keys are refused whose records changed, stores what was found, and gives what all
+    /// add up to.
+    pub(super) fn finish(mut self, changes: &[StateChange]) -> Result<Tally, StorageFault> {
+        for change in changes {
+            if self.tally.count == 0 {
+                break;
+            }
+            if let Some(old) = self.table.remove(change.key())? {
+                self.tally.subtract(format::seal_of(old.value()))?;
+            }
         }
-        Ok(())
-    }
-
-    /// Stores what was found, and gives what all add up to.
-    pub(super) fn finish(mut self) -> Result<Tally, StorageFault> {
         for refusal in &self.next {
             let (record, seal) = format::write_refusal(refusal);
             if let Some(old) = self.table.insert(refusal.key.as_slice(), record.as_slice())? {

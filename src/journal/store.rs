@@ -3,7 +3,7 @@
 //! Owns every write to the tables. Blocks on the disk, so only the writer's thread calls it. Must not
 //! queue, retry or wake anybody.
 
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,10 +12,11 @@ use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, Wr
 
 use super::backend::{Backend, Opener};
 use super::error::{OpenError, StorageFault, StoreError};
-use super::event::{NewEvent, StoredEvent};
+use super::event::NewEvent;
 use super::format::{self, Checkpoint, Log, MirrorRecord};
 use super::options::{JournalOptions, Verify};
 use super::position::Extent;
+use super::read::Cache;
 use super::refusal::{self, Refusals, Tally};
 use super::state::{MirrorBatch, StateChange, StoredMirror};
 
@@ -116,7 +117,7 @@ pub(super) fn extent(
 fn begin(database: &Database) -> Result<(), StorageFault> {
     let transaction = database.begin_write()?;
     {
-        let mut tables = Tables::open(&transaction, Log::EMPTY)?;
+        let mut tables = Tables::open(&transaction, Log::EMPTY, Cache::new(0, 0))?;
         tables.meta.insert(format::META_FORMAT, format::write_format().as_slice())?;
         tables.finish()?;
     }
@@ -131,12 +132,17 @@ pub(super) struct Tables<'t> {
     checkpoints: Table<'t, &'static str, &'static [u8]>,
     mirrors: Table<'t, &'static str, &'static [u8]>,
     pub(super) log: Log,
-    /// The events of this transaction.
-    pub(super) fresh: Vec<Arc<StoredEvent>>,
+    /// The newest events of this transaction.
+    fresh: Cache,
 }
 
 impl<'t> Tables<'t> {
-    pub(super) fn open(transaction: &'t WriteTransaction, log: Log) -> Result<Self, StorageFault> {
+    /// Begins with an empty cache for the events that come.
+    pub(super) fn open(
+        transaction: &'t WriteTransaction,
+        log: Log,
+        fresh: Cache,
+    ) -> Result<Self, StorageFault> {
         Ok(Tables {
             transaction,
             meta: transaction.open_table(format::META)?,
@@ -144,12 +150,12 @@ impl<'t> Tables<'t> {
             checkpoints: transaction.open_table(format::CHECKPOINTS)?,
             mirrors: transaction.open_table(format::MIRRORS)?,
             log,
-            fresh: Vec::new(),
+            fresh,
         })
     }
 
     /// Writes the counters; call it last.
-    pub(super) fn finish(mut self) -> Result<(Log, Vec<Arc<StoredEvent>>), StorageFault> {
+    pub(super) fn finish(mut self) -> Result<(Log, Cache), StorageFault> {
         self.meta.insert(format::META_LOG, format::write_log(self.log).as_slice())?;
         Ok((self.log, self.fresh))
     }
@@ -161,10 +167,12 @@ impl<'t> Tables<'t> {
         now: SystemTime,
     ) -> Result<Range<u64>, StorageFault> {
         let first = self.log.next;
+        // At the end of the table, so that the engine fills page after page instead of searching.
+        let mut end = self.events.upper_bound_mut(Bound::<u64>::Unbounded)?;
         for event in events {
             let sequence = self.log.next;
             let record = format::write_event(sequence, &event, now);
-            self.events.insert(sequence, record.as_slice())?;
+            end.insert_before(sequence, record.as_slice())?;
             self.log.next += 1;
             self.log.bytes += record.len() as u64;
             let time = format::rounded(event.time.unwrap_or(now));
@@ -172,6 +180,7 @@ impl<'t> Tables<'t> {
             stored.time = time;
             self.fresh.push(Arc::new(stored));
         }
+        end.close()?;
         Ok(first..self.log.next)
     }
 
@@ -202,37 +211,21 @@ impl<'t> Tables<'t> {
             // Damage of one mirror is no reason to let the others down.
             Err(fault) => return Ok(Err(StoreError::Storage(fault))),
         };
-        let (mut keys, mut digest) = stored.map_or((0, 0), |it| (it.stored.keys, it.digest));
-        let mut refused = stored.map_or(Tally::default(), |it| it.refused);
+        let stored = stored.filter(|_| !batch.replace);
+        let (keys, digest) = stored.map_or((0, 0), |it| (it.stored.keys, it.digest));
+        let refused = stored.map_or(Tally::default(), |it| it.refused);
         let table = format::state_table(name);
         let definition: TableDefinition<&[u8], &[u8]> = TableDefinition::new(&table);
         if batch.replace {
             self.transaction.delete_table(definition)?;
             refusal::forget_all(self.transaction, name)?;
-            (keys, digest, refused) = (0, 0, Tally::default());
         }
-        let mut state = self.transaction.open_table(definition)?;
-        let mut refusals = Refusals::begin(self.transaction, refused, &batch, &state)?;
-        for change in &batch.changes {
-            if let Some(refusals) = &mut refusals {
-                refusals.forget(change.key())?;
-            }
-            let old = match change {
-                StateChange::Put(kv) => {
-                    let (record, seal) = format::write_state(kv);
-                    digest = digest.wrapping_add(seal);
-                    keys += 1;
-                    state.insert(kv.key.as_slice(), record.as_slice())?
-                }
-                StateChange::Delete(key) => state.remove(key.as_slice())?,
-            };
-            if let Some(old) = old {
-                digest = digest.wrapping_sub(format::seal_of(old.value()));
-                keys = keys.checked_sub(1).ok_or_else(|| StorageFault::damaged("keys of state"))?;
-            }
-        }
-        drop(state);
-        let refused = refusals.map_or(Ok(refused), Refusals::finish)?;
+        let table = self.transaction.open_table(definition)?;
+        let refusals = Refusals::begin(self.transaction, refused, &batch, &table)?;
+        let mut state = State { table, keys, digest };
+        state.change(&batch.changes)?;
+        let State { keys, digest, .. } = state;
+        let refused = refusals.map_or(Ok(refused), |refusals| refusals.finish(&batch.changes))?;
         let stored = StoredMirror { cursor: batch.cursor, stored_at: now, keys };
         let record = format::write_mirror(name, MirrorRecord { stored, digest, refused });
         self.mirrors.insert(name, record.as_slice())?;
@@ -282,6 +275,70 @@ impl<'t> Tables<'t> {
             lowest = lowest.min(checkpoint.sequence.saturating_add(1));
         }
         Ok(lowest)
+    }
+}
+
+/// The state of a mirror while it is changed, and what it adds up to.
+struct State<'t> {
+    table: Table<'t, &'static [u8], &'static [u8]>,
+    keys: u64,
+    digest: u64,
+}
+
+impl State<'_> {
+    /// Makes the changes, in the order of their keys: that is how the pages lie. Of several changes of
+    /// one key only the last can be seen.
+    fn change(&mut self, changes: &[StateChange]) -> Result<(), StorageFault> {
+        let mut changes: Vec<&StateChange> = changes.iter().collect();
+        changes.sort_by(|one, other| one.key().cmp(other.key()));
+        changes.dedup_by(|later, kept| {
+            let same = later.key() == kept.key();
+            if same {
+                *kept = *later;
+            }
+            same
+        });
+        let last = self.table.last()?.map(|(key, _)| key.value().to_vec());
+        let within = last.map_or(0, |last| changes.partition_point(|it| it.key() <= &last[..]));
+        let (within, behind) = changes.split_at(within);
+        self.change_within(within)?;
+        self.put_behind(behind)
+    }
+
+    fn change_within(&mut self, changes: &[&StateChange]) -> Result<(), StorageFault> {
+        for change in changes {
+            let old = match change {
+                StateChange::Put(kv) => {
+                    let (record, seal) = format::write_state(kv);
+                    self.keys += 1;
+                    self.digest = self.digest.wrapping_add(seal);
+                    self.table.insert(kv.key.as_slice(), record.as_slice())?
+                }
+                StateChange::Delete(key) => self.table.remove(key.as_slice())?,
+            };
+            if let Some(old) = old {
+                self.digest = self.digest.wrapping_sub(format::seal_of(old.value()));
+                let less = self.keys.checked_sub(1);
+                self.keys = less.ok_or_else(|| StorageFault::damaged("keys of state"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Beyond the last key the engine need not search, and fills page after page: a first load is
+    /// stored in a fraction of the time, and lies in two thirds of the pages.
+    fn put_behind(&mut self, changes: &[&StateChange]) -> Result<(), StorageFault> {
+        let mut end = self.table.upper_bound_mut(Bound::<&[u8]>::Unbounded)?;
+        for change in changes {
+            // What is not there cannot be deleted.
+            if let StateChange::Put(kv) = change {
+                let (record, seal) = format::write_state(kv);
+                end.insert_before(kv.key.as_slice(), record.as_slice())?;
+                self.keys += 1;
+                self.digest = self.digest.wrapping_add(seal);
+            }
+        }
+        Ok(end.close()?)
     }
 }
 

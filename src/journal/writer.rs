@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::backend::Opener;
 use super::error::{OpenError, StorageFault, StoreError};
-use super::event::{NewEvent, StoredEvent};
+use super::event::NewEvent;
 use super::format::Log;
 use super::gc::{self, Collected};
 use super::options::{Durability, JournalOptions, OnFailure};
@@ -135,7 +135,7 @@ impl Shared {
 struct Outcome {
     answers: Vec<Result<Answer, StoreError>>,
     log: Log,
-    fresh: Vec<Arc<StoredEvent>>,
+    fresh: Cache,
     extent: Extent,
 }
 
@@ -244,7 +244,7 @@ impl Writer {
         self.log = log;
         self.unsynced_since =
             if durable { None } else { self.unsynced_since.or_else(|| Some(Instant::now())) };
-        self.shared.cache.lock().push(fresh);
+        self.shared.cache.lock().append(fresh);
         {
             let mut figures = self.shared.figures.lock();
             figures.extent = extent;
@@ -377,7 +377,8 @@ fn commit(
         .map_err(|error| StorageFault::Io(Arc::new(std::io::Error::other(error))))?;
     transaction.set_quick_repair(durable && shared.options.quick_recovery);
     let now = SystemTime::now();
-    let mut tables = Tables::open(&transaction, log)?;
+    let fresh = Cache::new(shared.options.cache_events, shared.options.cache_bytes);
+    let mut tables = Tables::open(&transaction, log, fresh)?;
     let mut answers = Vec::with_capacity(works.len());
     for work in works {
         answers.push(apply(shared, &mut tables, work, now)?);
