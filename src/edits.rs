@@ -325,11 +325,12 @@ impl<T: 'static> Loading<T> {
         if self.same_history && known.is_some_and(|known| known.numbers == Numbers::from(&kv)) {
             return;
         }
-        let key = kv.key.clone();
+        let key: SmallVec<[u8; 64]> = SmallVec::from_slice(&kv.key);
         let base = &self.walk.base;
         let old = known.and_then(|known| known.entry).filter(|_| self.same_history);
         let old = old.and_then(|rank| base.entries.all().nth(rank));
-        let (since, last_good) = match self.former.remove(&key) {
+        let former = if self.former.is_empty() { None } else { self.former.remove(key.as_slice()) };
+        let (since, last_good) = match former {
             Some(former) => (Some(former.since), former.last_good),
             None => (None, None),
         };

@@ -21,7 +21,7 @@ use crate::range::KeyRange;
 use crate::tap::tap;
 
 /// Records read at once when starting from what is stored.
-const PAGE: usize = 8_192;
+const PAGE: usize = 4_096;
 
 /// How a mirror is stored; the default suits.
 #[derive(Debug, Clone)]
@@ -166,30 +166,22 @@ async fn feed(
     sender: mpsc::Sender<Result<Stored, crate::mirror::Cause>>,
 ) {
     let result = async {
-        let Some(mut reader) = journal.state(&mirror).await? else { return Ok(()) };
+        let Some(reader) = journal.state(&mirror).await? else { return Ok(()) };
         let stored = reader.stored();
         let (through, stored_at) = (stored.cursor.into(), stored.stored_at);
         if sender.send(Ok(Stored::Found { through, stored_at })).await.is_err() {
             return Ok(());
         }
-        let refused;
-        (reader, refused) = blocking(move || {
+        let (reader, refused) = blocking(move || {
             let refused = reader.refused()?;
             Ok((reader, refused))
         })
         .await?;
-        let mut next = Stored::Refused(refused.into_iter().map(StoredRefusal::into).collect());
-        loop {
-            if sender.send(Ok(next)).await.is_err() {
-                return Ok(());
-            }
-            let page;
-            (reader, page) = reader.next_page(PAGE).await?;
-            if page.is_empty() {
-                return Ok(());
-            }
-            next = Stored::Page(page);
+        let refused = Stored::Refused(refused.into_iter().map(StoredRefusal::into).collect());
+        if sender.send(Ok(refused)).await.is_err() {
+            return Ok(());
         }
+        reader.send_all(PAGE, &sender, |page| Ok(Stored::Page(page))).await
     };
     let end = result.await.map_err(|error: ReadError| Arc::new(error) as crate::mirror::Cause);
     // Without a receiver the mirror is gone.

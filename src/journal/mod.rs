@@ -131,6 +131,7 @@ mod handler;
 mod keeper;
 mod mirror;
 mod options;
+mod pages;
 mod position;
 mod queue;
 mod read;

@@ -4,20 +4,22 @@
 //! write: batches go through the one writer, so that events, cursor and state are of one
 //! transaction (J4).
 
-use std::ops::Bound;
 use std::time::{Duration, SystemTime};
 
-use redb::{ReadTransaction, ReadableTableMetadata, TableDefinition};
+use redb::ReadTransaction;
+use tokio::sync::mpsc;
 
 use super::error::{ReadError, StorageFault};
 use super::event::NewEvent;
 use super::format;
+use super::pages::{Check, Unchecked, Walk};
+use super::read::blocking;
 use super::refusal::{self, Refusal, StoredRefusal, Tally};
 use super::store::contained;
 use crate::event::{RawKeyValue, Revision};
 
-/// A page of state ends when it has this many bytes.
-const PAGE_BYTES: usize = 8 << 20;
+/// Pages that are read before those before them are checked.
+const PAGES_AHEAD: usize = 1;
 
 /// How far a mirror has come, and in which history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -136,15 +138,14 @@ impl StoredMirror {
 /// The methods block on the disk. On an async thread use
 /// [`next_page`](StateReader::next_page).
 pub struct StateReader {
-    transaction: ReadTransaction,
     mirror: String,
     stored: StoredMirror,
-    digest: u64,
+    walk: Walk,
+    check: Check,
     refused: Tally,
-    /// The key read last.
-    after: Option<Vec<u8>>,
-    read: u64,
-    read_digest: u64,
+    /// What was found once holds.
+    damaged: Option<StorageFault>,
+    read: usize,
     done: bool,
 }
 
@@ -156,14 +157,13 @@ impl StateReader {
     ) -> Result<Option<Self>, StorageFault> {
         let Some(record) = format::mirror_in(&transaction, mirror)? else { return Ok(None) };
         let reader = StateReader {
-            transaction,
             mirror: mirror.to_owned(),
             stored: record.stored,
-            digest: record.digest,
+            walk: Walk::new(transaction, mirror, &record),
+            check: Check::new(mirror, &record),
             refused: record.refused,
-            after: None,
+            damaged: None,
             read: 0,
-            read_digest: 0,
             done: false,
         };
         Ok(Some(reader))
@@ -181,7 +181,7 @@ impl StateReader {
     /// # Errors
     /// [`ReadError::Storage`].
     pub fn refused(&self) -> Result<Vec<StoredRefusal>, ReadError> {
-        Ok(contained(|| refusal::read(&self.transaction, &self.mirror, self.refused))??)
+        Ok(contained(|| refusal::read(self.walk.transaction(), &self.mirror, self.refused))??)
     }
 
     /// The next records, at most `limit` of them, or some 8 MiB, and at least one; empty at the end.
@@ -192,11 +192,16 @@ impl StateReader {
         if self.done {
             return Ok(Vec::new());
         }
-        let page = contained(|| self.read_page(limit.max(1)))??;
-        if page.is_empty() {
-            self.check_complete()?;
-            self.done = true;
+        if let Some(fault) = &self.damaged {
+            return Err(fault.clone().into());
         }
+        let page = contained(|| self.check.page(&self.walk.page(limit)?)).and_then(|page| page);
+        let page = page.inspect_err(|fault| {
+            self.damaged =
+                Some(fault.clone()).filter(|fault| matches!(fault, StorageFault::Damaged { .. }));
+        })?;
+        self.read += page.len();
+        self.done = page.is_empty();
         Ok(page)
     }
 
@@ -212,7 +217,7 @@ impl StateReader {
         self,
         limit: usize,
     ) -> Result<(StateReader, Vec<RawKeyValue>), ReadError> {
-        super::read::blocking(move || {
+        blocking(move || {
             let mut reader = self;
             let page = reader.page(limit)?;
             Ok((reader, page))
@@ -220,49 +225,47 @@ impl StateReader {
         .await
     }
 
-    fn read_page(&mut self, limit: usize) -> Result<Vec<RawKeyValue>, ReadError> {
-        let name = format::state_table(&self.mirror);
-        let definition: TableDefinition<&[u8], &[u8]> = TableDefinition::new(&name);
-        let table = match self.transaction.open_table(definition) {
-            Ok(table) => table,
-            Err(redb::TableError::TableDoesNotExist(_)) if self.stored.keys == 0 => {
-                return Ok(Vec::new());
+    /// Sends all pages, `wrap`ped, reading one while the one before it is checked. It is the end only
+    /// when this is over without an error; nobody may want that any more by then.
+    pub(super) async fn send_all<P>(
+        self,
+        limit: usize,
+        to: &mpsc::Sender<P>,
+        wrap: impl Fn(Vec<RawKeyValue>) -> P,
+    ) -> Result<(), ReadError> {
+        let (mut walk, mut check) = (self.walk, self.check);
+        let (sender, mut unchecked) = mpsc::channel::<Unchecked>(PAGES_AHEAD);
+        // Neither occupies a thread while it waits for the other: there may be one only.
+        let reading = async move {
+            loop {
+                let page;
+                (walk, page) = blocking(move || {
+                    let page = walk.page(limit)?;
+                    Ok((walk, page))
+                })
+                .await?;
+                let last = page.is_empty();
+                if sender.send(page).await.is_err() || last {
+                    return Ok(());
+                }
             }
-            Err(error) => return Err(StorageFault::from(error).into()),
         };
-        let stored = table.len().map_err(StorageFault::from)?;
-        if stored != self.stored.keys {
-            let what = format!("{} keys of state, {} expected", stored, self.stored.keys);
-            return Err(StorageFault::damaged(what).into());
-        }
-        let left = self.stored.keys.saturating_sub(self.read);
-        let mut bytes = 0;
-        let mut page = Vec::with_capacity(limit.min(usize::try_from(left).unwrap_or(limit)));
-        let from = self.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let range = table.range::<&[u8]>((from, Bound::Unbounded)).map_err(StorageFault::from)?;
-        for item in range.take(limit) {
-            let (key, record) = item.map_err(StorageFault::from)?;
-            let (kv, seal) = format::read_state(key.value(), record.value())?;
-            self.read_digest = self.read_digest.wrapping_add(seal);
-            bytes += kv.key.len() + kv.value.len();
-            page.push(kv);
-            if bytes >= PAGE_BYTES {
-                break;
+        let checking = async move {
+            // Without an end the reading has failed, which it tells itself.
+            while let Some(page) = unchecked.recv().await {
+                let kvs;
+                (check, kvs) = blocking(move || {
+                    let kvs = check.page(&page)?;
+                    Ok((check, kvs))
+                })
+                .await?;
+                if kvs.is_empty() || to.send(wrap(kvs)).await.is_err() {
+                    break;
+                }
             }
-        }
-        self.read += page.len() as u64;
-        if let Some(last) = page.last() {
-            self.after = Some(last.key.clone());
-        }
-        Ok(page)
-    }
-
-    fn check_complete(&self) -> Result<(), StorageFault> {
-        if self.read != self.stored.keys || self.read_digest != self.digest {
-            let what = format!("the state of {:?} is not what was stored", self.mirror);
-            return Err(StorageFault::damaged(what));
-        }
-        Ok(())
+            Ok(())
+        };
+        tokio::try_join!(reading, checking).map(drop)
     }
 }
 

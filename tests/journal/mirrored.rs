@@ -387,3 +387,24 @@ async fn bw18_a_failing_journal_leaves_the_mirror_alone_and_catches_up() {
     assert!(told.iter().any(|event| event.starts_with("delete /k/b") && event.ends_with('*')));
     assert_eq!(ks.status().counters.loads_stored, 1);
 }
+
+/// Reading ahead takes turns where there is one thread for all that blocks.
+#[test]
+fn j8_a_warm_start_gets_by_with_one_thread_that_may_block() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).max_blocking_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let etcd = etcd();
+        for n in 0..20_000 {
+            etcd.put(format!("/k/{n:05}"), "1");
+        }
+        let journal = in_memory().await;
+        let ks = builder().journal(&journal).start(etcd.clone()).await.unwrap();
+        stored(&journal, 20_002).await;
+        ks.shutdown().await;
+        etcd.faults().down();
+        let ks =
+            soon("a warm start", builder().restore(&journal).start(etcd.clone())).await.unwrap();
+        assert_eq!(ks.read().len(), 20_002);
+    });
+}

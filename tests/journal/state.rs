@@ -1,5 +1,7 @@
 //! J4: what a mirror keeps, in one transaction with its events.
 
+use std::collections::BTreeMap;
+
 use etcd_keyspace::RawKeyValue;
 use etcd_keyspace::journal::{
     Journal, JournalOptions, MemoryStorage, MirrorBatch, NewEvent, Operation, StateChange,
@@ -131,6 +133,36 @@ fn read_rest(reader: &mut StateReader) -> Vec<RawKeyValue> {
         }
         rest.extend(page);
     }
+}
+
+/// Behind the last key, before the first and in between, several times of one key.
+#[tokio::test]
+async fn j4_the_changes_of_a_batch_count_in_their_order_wherever_they_lie() {
+    let journal = in_memory().await;
+    let mut expected = BTreeMap::new();
+    let mut random = 7_u64;
+    for revision in 1..60_i64 {
+        let mut changes = Vec::new();
+        for _ in 0..revision {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let (number, kind) = (random >> 33, random >> 61);
+            // The keys move up, so that some lie behind all stored ones.
+            let key = format!("/{:04}", number % 40 + revision.unsigned_abs() * 2);
+            if kind < 3 {
+                expected.remove(key.as_bytes());
+                changes.push(StateChange::Delete(key.into_bytes()));
+            } else {
+                let kv = record(&key, &number.to_string(), revision);
+                expected.insert(key.into_bytes(), kv.clone());
+                changes.push(StateChange::Put(kv));
+            }
+        }
+        let after = (revision > 1).then_some(revision - 1);
+        journal.append(batch(after, revision, changes)).await.unwrap();
+        let stored = state(&journal, "routes", 1_000).await;
+        assert_eq!(stored, expected.values().cloned().collect::<Vec<_>>(), "{revision}");
+    }
+    assert!(expected.len() > 20);
 }
 
 #[tokio::test]
