@@ -219,10 +219,20 @@ impl Tap {
 impl Tapping {
     /// The next message; `None` when the mirror is gone.
     pub(crate) async fn next(&mut self) -> Option<Tapped> {
-        let (tapped, bytes) = self.receiver.recv().await?;
+        let message = self.receiver.recv().await?;
+        Some(self.taken(message))
+    }
+
+    /// The next message if one is there.
+    pub(crate) fn now(&mut self) -> Option<Tapped> {
+        let message = self.receiver.try_recv().ok()?;
+        Some(self.taken(message))
+    }
+
+    fn taken(&self, (tapped, bytes): (Tapped, usize)) -> Tapped {
         self.room.bytes.fetch_sub(bytes, Ordering::SeqCst);
         self.room.freed.notify_one();
-        Some(tapped)
+        tapped
     }
 
     /// Says why nothing is stored, or that it is.

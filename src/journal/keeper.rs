@@ -4,7 +4,7 @@
 //! up but by the room on its way here: a journal that fails is left behind, and caught up with by a
 //! complete read later.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,6 +23,8 @@ use crate::tap::{Refused, Tapped, Tapping, Through};
 
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// Events are stored together up to so many bytes.
+const GATHERED_BYTES: usize = 4 << 20;
 
 impl From<Cursor> for Through {
     fn from(cursor: Cursor) -> Self {
@@ -78,6 +80,8 @@ pub(super) struct Keeper {
     /// What is stored counts epochs over all processes, a key space that was not restored from one on:
     /// so many are added. Not known before the first data.
     epochs: Option<u64>,
+    /// Events that were taken and are not stored yet, and their bytes.
+    gathered: Option<(MirrorBatch, usize)>,
 }
 
 impl Keeper {
@@ -102,6 +106,7 @@ impl Keeper {
             replaces: on_bad_store == OnBadStore::Load,
             damaged: false,
             epochs: None,
+            gathered: None,
         }
     }
 
@@ -109,17 +114,7 @@ impl Keeper {
         if let Err(error) = self.find_place().await {
             self.lose(&tapping, error);
         }
-        loop {
-            let retry = self.lost.as_ref().and_then(|lost| lost.retry);
-            let tapped = tokio::select! {
-                biased;
-                tapped = tapping.next() => tapped,
-                () = until(retry) => {
-                    self.retry(&tapping).await;
-                    continue;
-                }
-            };
-            let Some(tapped) = tapped else { break };
+        while let Some(tapped) = self.next(&mut tapping).await {
             self.taken_at = Instant::now();
             // One that is abandoned is begun again without being asked for.
             let ends = matches!(tapped, Tapped::LoadEnds { .. });
@@ -140,6 +135,31 @@ impl Keeper {
             && let Err(error) = self.append(at, |_| ()).await
         {
             tracing::warn!(name = %self.name, %error, "the last place was not stored");
+        }
+    }
+
+    /// The next message. Events that come while others are stored become one batch, which is stored when
+    /// nothing or something else comes: storing costs much the same for one event as for many.
+    async fn next(&mut self, tapping: &mut Tapping) -> Option<Tapped> {
+        if let Some((_, bytes)) = &self.gathered {
+            let tapped = if *bytes < GATHERED_BYTES { tapping.now() } else { None };
+            if let Some(Tapped::Events { .. } | Tapped::Progress { .. }) = tapped {
+                return tapped;
+            }
+            if let Err(error) = self.store_gathered().await {
+                self.lose(tapping, error);
+            }
+            if tapped.is_some() {
+                return tapped;
+            }
+        }
+        loop {
+            let retry = self.lost.as_ref().and_then(|lost| lost.retry);
+            tokio::select! {
+                biased;
+                tapped = tapping.next() => return tapped,
+                () = until(retry) => self.retry(tapping).await,
+            }
         }
     }
 
@@ -181,25 +201,20 @@ impl Keeper {
                 }
             }
             Tapped::Events { from, to, events, refused } if self.lost.is_none() => {
-                self.continues(self.placed(from))?;
-                let types = self.options.clone();
-                let name = self.name.clone();
-                self.append(self.placed(to), |batch| {
-                    batch.refused = refused.into_iter().map(Refusal::from).collect();
-                    for sent in events {
-                        let revision = sent.mod_revision();
-                        let (operation, change) = of_event(sent);
-                        batch.events.push(event(&types, &name, operation, &change, revision));
-                        batch.changes.push(change);
-                    }
-                })
-                .await?;
+                if let Err(gap) = self.continues(self.placed(from)) {
+                    // What came before it is in order.
+                    self.store_gathered().await?;
+                    return Err(gap);
+                }
+                self.gather(self.placed(to), events, refused);
             }
             Tapped::Progress { from, to } if self.lost.is_none() => {
                 self.continues(self.placed(from))?;
                 let to = self.placed(to);
                 self.at = Some(to);
-                if self.stored_at.elapsed() >= self.options.progress_interval {
+                if let Some((batch, _)) = &mut self.gathered {
+                    batch.cursor = to.into();
+                } else if self.stored_at.elapsed() >= self.options.progress_interval {
                     self.append(to, |_| ()).await?;
                 }
             }
@@ -302,6 +317,38 @@ impl Keeper {
         Ok(())
     }
 
+    /// Puts events behind those that are to be stored next.
+    fn gather(&mut self, to: Through, events: Vec<Event>, refused: Vec<Refused>) {
+        let begin = || (MirrorBatch::new(self.mirror.clone(), self.stored, to.into()), 0);
+        let (batch, bytes) = self.gathered.get_or_insert_with(begin);
+        batch.cursor = to.into();
+        if !batch.refused.is_empty() {
+            // Of a key that changes again only the last word counts.
+            let again: HashSet<&[u8]> = events.iter().map(Event::key).collect();
+            batch.refused.retain(|refusal| !again.contains(refusal.key.as_slice()));
+        }
+        batch.refused.extend(refused.into_iter().map(Refusal::from));
+        for sent in events {
+            let revision = sent.mod_revision();
+            let (operation, change) = of_event(sent);
+            let event = event(&self.options, &self.name, operation, &change, revision);
+            *bytes += event.bytes() + change.bytes();
+            batch.events.push(event);
+            batch.changes.push(change);
+        }
+        self.at = Some(to);
+    }
+
+    async fn store_gathered(&mut self) -> Result<(), StoreError> {
+        if let Some((batch, _)) = self.gathered.take() {
+            let cursor = batch.cursor;
+            self.journal.append(batch).await?;
+            self.stored = Some(cursor);
+            self.stored_at = Instant::now();
+        }
+        Ok(())
+    }
+
     /// Gives up the place; what is sent from now on is left out until a complete read.
     fn lose(&mut self, tapping: &Tapping, error: StoreError) {
         let delay = self.lost.as_ref().map_or(RETRY_MIN, |lost| (lost.delay * 2).min(RETRY_MAX));
@@ -316,6 +363,7 @@ impl Keeper {
         let retry = (!hopeless).then(|| Instant::now() + delay);
         tapping.set_error(Some(Arc::new(error)));
         self.reading = None;
+        self.gathered = None;
         self.lost = Some(Lost { retry, delay, asked: false });
     }
 

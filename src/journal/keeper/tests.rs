@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::event::RawKeyValue;
-use crate::journal::JournalOptions;
+use crate::journal::{Filter, JournalOptions, Position};
 use crate::tap::{Tap, tap};
 
 fn place(epoch: u64, revision: i64) -> Through {
@@ -114,4 +114,74 @@ async fn c5_a_start_without_what_is_stored_is_another_epoch_and_one_with_it_is_n
     tap.give(Tapped::Restored);
     load(&tap, place(5, 8));
     stored(&journal, place(5, 8)).await;
+}
+
+/// A write of a key, whose value is refused if `shows` tells what is shown instead.
+fn write(key: &str, revision: i64, shows: Option<Option<i64>>) -> Tapped {
+    let kv = RawKeyValue {
+        key: key.into(),
+        value: revision.to_string().into(),
+        create_revision: 1,
+        mod_revision: revision,
+        ..RawKeyValue::default()
+    };
+    let refused = shows.map(|shows| Refused {
+        key: key.into(),
+        since: std::time::UNIX_EPOCH + Duration::from_secs(revision.unsigned_abs()),
+        shows,
+    });
+    Tapped::Events {
+        from: place(1, revision - 1),
+        to: place(1, revision),
+        events: vec![Event::Put(kv)],
+        refused: refused.into_iter().collect(),
+    }
+}
+
+/// One transaction stores what was given before the task had its turn, as if one after the other.
+#[tokio::test]
+async fn j4_events_that_wait_are_stored_together() {
+    let (journal, tap) = begin().await;
+    load(&tap, place(1, 3));
+    stored(&journal, place(1, 3)).await;
+    tap.give(write("/a", 4, None));
+    tap.give(write("/a", 5, Some(Some(4))));
+    tap.give(write("/b", 6, Some(None)));
+    tap.give(Tapped::Progress { from: place(1, 6), to: place(1, 7) });
+    tap.give(write("/c", 8, Some(None)));
+    tap.give(write("/a", 9, Some(Some(4))));
+    tap.give(write("/b", 10, None));
+    tap.give(Tapped::Progress { from: place(1, 10), to: place(1, 11) });
+    stored(&journal, place(1, 11)).await;
+    let page = journal.events(Position::At(2), 100, &Filter::all()).await.unwrap();
+    let revisions: Vec<_> = page.events.iter().map(|event| event.revision.unwrap()).collect();
+    assert_eq!(revisions, [4, 5, 6, 8, 9, 10]);
+    // A transaction has one time.
+    assert!(page.events.iter().all(|event| event.time == page.events[0].time));
+    let mut reader = journal.state("m").await.unwrap().unwrap();
+    let refused = reader.refused().unwrap();
+    let refused: Vec<_> = refused
+        .iter()
+        .map(|it| (&it.key[..], it.last_good.as_ref().map(|kv| kv.mod_revision)))
+        .collect();
+    assert_eq!(refused, [(&b"/a"[..], Some(4)), (&b"/c"[..], None)]);
+    let state = reader.page(100).unwrap();
+    assert_eq!(state.iter().map(|kv| kv.mod_revision).collect::<Vec<_>>(), [9, 10, 8]);
+}
+
+/// What came in order before a gap is stored as it came; the rest is read.
+#[tokio::test]
+async fn j2_what_waits_before_a_gap_is_stored() {
+    let (journal, tap) = begin().await;
+    load(&tap, place(1, 3));
+    stored(&journal, place(1, 3)).await;
+    tap.give(write("/a", 4, None));
+    tap.give(write("/a", 6, None));
+    asks(&tap, Duration::from_secs(10)).await;
+    stored(&journal, place(1, 4)).await;
+    // Something else ends what waits, too.
+    load(&tap, place(1, 7));
+    tap.give(write("/b", 8, None));
+    tap.give(Tapped::LoadBegins);
+    stored(&journal, place(1, 8)).await;
 }
