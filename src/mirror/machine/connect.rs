@@ -87,7 +87,7 @@ impl Machine {
     /// A key of the range itself, since a user's rights may end at the range.
     pub(super) fn revision_request(&self) -> RangeRequest {
         let key = KeyRange::key(self.range.start());
-        RangeRequest { count_only: true, ..RangeRequest::new(key) }
+        RangeRequest { count_only: true, limit: 1, ..RangeRequest::new(key) }
     }
 
     pub(super) fn identified(
