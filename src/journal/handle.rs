@@ -27,6 +27,7 @@ use super::queue::{Call, Refused, Reply};
 use super::read::{Page, ReadOptions, blocking};
 use super::state::{MirrorBatch, StateReader, StoredMirror};
 use super::store::{check_batch, check_event, check_name};
+use super::telling::Telling;
 use super::writer::{Answer, Shared, Work};
 
 /// A durable journal. A handle, cheap to clone; the journal ends with [`close`](Journal::close), or
@@ -157,6 +158,16 @@ impl Journal {
     pub async fn append(&self, batch: MirrorBatch) -> Result<Range<u64>, StoreError> {
         check_batch(&batch)?;
         self.call(Work::Append(Box::new(batch))).await.map(stored)
+    }
+
+    /// As [`append`](Journal::append), with an event for each change.
+    pub(super) async fn append_told(
+        &self,
+        batch: MirrorBatch,
+        telling: Telling,
+    ) -> Result<Range<u64>, StoreError> {
+        check_batch(&batch)?;
+        self.call(Work::Tell(Box::new((batch, telling)))).await.map(stored)
     }
 
     /// As [`append`](Journal::append), without waiting for room in the queue: for callers that hold a

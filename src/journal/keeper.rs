@@ -4,7 +4,7 @@
 //! up but by the room on its way here: a journal that fails is left behind, and caught up with by a
 //! complete read later.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::difference::Difference;
 use super::error::{ReadError, StorageFault, StoreError};
-use super::event::{NewEvent, Operation};
 use super::handle::Journal;
-use super::mirror::{MirrorOptions, short};
+use super::mirror::MirrorOptions;
 use super::refusal::Refusal;
-use super::state::{Cursor, MirrorBatch, StateChange};
+use super::state::{Cursor, MirrorBatch};
+use super::telling::{Names, Telling, change_of};
 use crate::event::Event;
 use crate::mirror::OnBadStore;
 use crate::tap::{Refused, Tapped, Tapping, Through};
@@ -65,7 +65,9 @@ pub(super) struct Keeper {
     mirror: String,
     /// The key space's.
     name: String,
-    options: MirrorOptions,
+    names: Arc<Names>,
+    /// How often a place is stored where nothing happens.
+    progress_interval: Duration,
     /// Through where everything was taken; unknown before the journal was asked.
     at: Option<Through>,
     /// The cursor that is stored.
@@ -81,7 +83,7 @@ pub(super) struct Keeper {
     /// so many are added. Not known before the first data.
     epochs: Option<u64>,
     /// Events that were taken and are not stored yet, and their bytes.
-    gathered: Option<(MirrorBatch, usize)>,
+    gathered: Option<(MirrorBatch, Telling, usize)>,
 }
 
 impl Keeper {
@@ -95,8 +97,9 @@ impl Keeper {
         Keeper {
             journal,
             mirror,
+            names: Arc::new(Names::new(&options.types, &name)),
             name,
-            options,
+            progress_interval: options.progress_interval,
             at: None,
             stored: None,
             stored_at: Instant::now(),
@@ -129,10 +132,10 @@ impl Keeper {
         }
         // The mirror is gone. What was quiet since the last event is worth storing too, unless it is
         // long ago: what is stored counts as of the time of storing.
-        let recent = self.taken_at.elapsed() < self.options.progress_interval;
+        let recent = self.taken_at.elapsed() < self.progress_interval;
         let quiet = |at: &Through| recent && self.stored != Some(Cursor::from(*at));
         if let Some(at) = self.at.filter(quiet).filter(|_| self.lost.is_none())
-            && let Err(error) = self.append(at, |_| ()).await
+            && let Err(error) = self.append_place(at).await
         {
             tracing::warn!(name = %self.name, %error, "the last place was not stored");
         }
@@ -141,7 +144,7 @@ impl Keeper {
     /// The next message. Events that come while others are stored become one batch, which is stored when
     /// nothing or something else comes: storing costs much the same for one event as for many.
     async fn next(&mut self, tapping: &mut Tapping) -> Option<Tapped> {
-        if let Some((_, bytes)) = &self.gathered {
+        if let Some((_, _, bytes)) = &self.gathered {
             let tapped = if *bytes < GATHERED_BYTES { tapping.now() } else { None };
             if let Some(Tapped::Events { .. } | Tapped::Progress { .. }) = tapped {
                 return tapped;
@@ -212,10 +215,10 @@ impl Keeper {
                 self.continues(self.placed(from))?;
                 let to = self.placed(to);
                 self.at = Some(to);
-                if let Some((batch, _)) = &mut self.gathered {
+                if let Some((batch, ..)) = &mut self.gathered {
                     batch.cursor = to.into();
-                } else if self.stored_at.elapsed() >= self.options.progress_interval {
-                    self.append(to, |_| ()).await?;
+                } else if self.stored_at.elapsed() >= self.progress_interval {
+                    self.append_place(to).await?;
                 }
             }
             Tapped::Events { .. } | Tapped::Progress { .. } => {}
@@ -263,22 +266,21 @@ impl Keeper {
             }
             None => 0,
         });
-        let types = self.options.clone();
-        let name = self.name.clone();
-        self.append(self.placed(to), |batch| {
-            batch.refused = refused.into_iter().map(Refusal::from).collect();
-            batch.refused_is_all = true;
-            if anew {
-                batch.replace = true;
-                batch.events = forgotten(&types, &name, to.revision);
-            }
-            for (operation, change) in steps {
-                let event = event(&types, &name, operation, &change, to.revision);
-                batch.events.push(event.synthesized());
-                batch.changes.push(change);
-            }
-        })
-        .await?;
+        let to = self.placed(to);
+        let mut batch = self.batch(to);
+        batch.refused = refused.into_iter().map(Refusal::from).collect();
+        batch.refused_is_all = true;
+        if anew {
+            batch.replace = true;
+            batch.events = self.names.forgotten(to.revision);
+        }
+        let mut telling = Telling::new(&self.names, true);
+        for (operation, change) in steps {
+            telling.push(operation, to.revision);
+            batch.changes.push(change);
+        }
+        self.append(batch, telling).await?;
+        self.at = Some(to);
         if anew {
             tracing::warn!(name = %self.name, "what was stored was damaged, and is replaced");
         }
@@ -303,24 +305,31 @@ impl Keeper {
         })
     }
 
-    async fn append(
-        &mut self,
-        to: Through,
-        fill: impl FnOnce(&mut MirrorBatch),
-    ) -> Result<(), StoreError> {
-        let mut batch = MirrorBatch::new(self.mirror.clone(), self.stored, to.into());
-        fill(&mut batch);
-        self.journal.append(batch).await?;
-        self.stored = Some(to.into());
+    /// Begins what is to be stored next.
+    fn batch(&self, to: Through) -> MirrorBatch {
+        MirrorBatch::new(self.mirror.clone(), self.stored, to.into())
+    }
+
+    async fn append(&mut self, batch: MirrorBatch, telling: Telling) -> Result<(), StoreError> {
+        let cursor = batch.cursor;
+        self.journal.append_told(batch, telling).await?;
+        self.stored = Some(cursor);
         self.stored_at = Instant::now();
-        self.at = Some(to);
         Ok(())
+    }
+
+    /// Stores a place where nothing happened.
+    async fn append_place(&mut self, to: Through) -> Result<(), StoreError> {
+        self.append(self.batch(to), Telling::new(&self.names, false)).await
     }
 
     /// Puts events behind those that are to be stored next.
     fn gather(&mut self, to: Through, events: Vec<Event>, refused: Vec<Refused>) {
-        let begin = || (MirrorBatch::new(self.mirror.clone(), self.stored, to.into()), 0);
-        let (batch, bytes) = self.gathered.get_or_insert_with(begin);
+        let mut gathered = self
+            .gathered
+            .take()
+            .unwrap_or_else(|| (self.batch(to), Telling::new(&self.names, false), 0));
+        let (batch, telling, bytes) = &mut gathered;
         batch.cursor = to.into();
         if !batch.refused.is_empty() {
             // Of a key that changes again only the last word counts.
@@ -330,23 +339,20 @@ impl Keeper {
         batch.refused.extend(refused.into_iter().map(Refusal::from));
         for sent in events {
             let revision = sent.mod_revision();
-            let (operation, change) = of_event(sent);
-            let event = event(&self.options, &self.name, operation, &change, revision);
-            *bytes += event.bytes() + change.bytes();
-            batch.events.push(event);
+            let (operation, change) = change_of(sent);
+            *bytes += change.bytes();
+            telling.push(operation, revision);
             batch.changes.push(change);
         }
+        self.gathered = Some(gathered);
         self.at = Some(to);
     }
 
     async fn store_gathered(&mut self) -> Result<(), StoreError> {
-        if let Some((batch, _)) = self.gathered.take() {
-            let cursor = batch.cursor;
-            self.journal.append(batch).await?;
-            self.stored = Some(cursor);
-            self.stored_at = Instant::now();
+        match self.gathered.take() {
+            Some((batch, telling, _)) => self.append(batch, telling).await,
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Gives up the place; what is sent from now on is left out until a complete read.
@@ -394,47 +400,6 @@ impl Keeper {
         self.damaged = self.replaces && damaged && self.journal.status().fault.is_none();
         StoreError::Storage(fault)
     }
-}
-
-fn of_event(event: Event) -> (Operation, StateChange) {
-    match event {
-        Event::Put(kv) if kv.create_revision == kv.mod_revision => {
-            (Operation::Create, StateChange::Put(kv))
-        }
-        Event::Put(kv) => (Operation::Update, StateChange::Put(kv)),
-        Event::Delete { key, .. } => (Operation::Delete, StateChange::Delete(key)),
-    }
-}
-
-fn event(
-    options: &MirrorOptions,
-    name: &str,
-    operation: Operation,
-    change: &StateChange,
-    revision: i64,
-) -> NewEvent {
-    let (key, value) = match change {
-        StateChange::Put(kv) => (&kv.key, kv.value.clone()),
-        StateChange::Delete(key) => (key, Vec::new()),
-    };
-    let mut types = options.types.iter().filter(|(_, name)| !name.is_empty());
-    let named = types.find(|(range, _)| range.contains(key));
-    let object_type = named.map_or(name, |(_, object_type)| object_type);
-    NewEvent::new(operation, short(object_type), value).mirrored(key.clone(), revision)
-}
-
-/// What stands for all events before, when nobody knows what has become of the keys that they told of:
-/// of each type that everything of it is gone.
-fn forgotten(options: &MirrorOptions, name: &str, revision: i64) -> Vec<NewEvent> {
-    let types = options.types.iter().map(|(_, name)| name.as_str());
-    let types: BTreeSet<&str> =
-        types.filter(|name| !name.is_empty()).chain([name]).map(short).collect();
-    let gone = |object_type: &str| {
-        let mut event = NewEvent::new(Operation::Delete, object_type, Vec::new()).synthesized();
-        event.revision = Some(revision);
-        event
-    };
-    types.into_iter().map(gone).collect()
 }
 
 async fn until(at: Option<Instant>) {

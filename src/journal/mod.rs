@@ -140,6 +140,7 @@ mod registry;
 mod serializer;
 mod state;
 mod store;
+mod telling;
 mod watcher;
 mod watching;
 mod writer;

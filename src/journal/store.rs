@@ -19,6 +19,7 @@ use super::position::Extent;
 use super::read::Cache;
 use super::refusal::{self, Refusals, Tally};
 use super::state::{MirrorBatch, StateChange, StoredMirror};
+use super::telling::Telling;
 
 /// Runs what may panic on a damaged file: the engine's checks are assertions in places.
 pub(super) fn contained<R>(run: impl FnOnce() -> R) -> Result<R, StorageFault> {
@@ -163,7 +164,7 @@ impl<'t> Tables<'t> {
     /// Stores events that were [checked](check_event), and gives their numbers.
     pub(super) fn store(
         &mut self,
-        events: Vec<NewEvent>,
+        events: impl IntoIterator<Item = NewEvent>,
         now: SystemTime,
     ) -> Result<Range<u64>, StorageFault> {
         let first = self.log.next;
@@ -184,10 +185,12 @@ impl<'t> Tables<'t> {
         Ok(first..self.log.next)
     }
 
-    /// Stores a batch of a mirror if it continues what is stored.
+    /// Stores a batch of a mirror if it continues what is stored; behind its events those that tell its
+    /// changes.
     pub(super) fn append(
         &mut self,
         batch: MirrorBatch,
+        telling: Option<Telling>,
         now: SystemTime,
     ) -> Result<Result<Range<u64>, StoreError>, StorageFault> {
         let name = batch.mirror.as_str();
@@ -229,7 +232,8 @@ impl<'t> Tables<'t> {
         let stored = StoredMirror { cursor: batch.cursor, stored_at: now, keys };
         let record = format::write_mirror(name, MirrorRecord { stored, digest, refused });
         self.mirrors.insert(name, record.as_slice())?;
-        self.store(batch.events, now).map(Ok)
+        let told = telling.iter().flat_map(|telling| telling.events(&batch.changes));
+        self.store(batch.events.into_iter().chain(told), now).map(Ok)
     }
 
     /// Forgets a mirror's cursor and state; its events stay.

@@ -23,13 +23,20 @@ use super::queue::{Call, Queue};
 use super::read::Cache;
 use super::state::MirrorBatch;
 use super::store::{self, Tables, contained};
+use super::telling::Telling;
 
 /// What a call asks for.
 #[derive(Debug)]
 pub(super) enum Work {
     Store(Vec<NewEvent>),
     Append(Box<MirrorBatch>),
-    Checkpoint { id: String, sequence: u64, back: bool },
+    /// The same, with an event for each change.
+    Tell(Box<(MirrorBatch, Telling)>),
+    Checkpoint {
+        id: String,
+        sequence: u64,
+        back: bool,
+    },
     ForgetCheckpoint(String),
     ForgetMirror(String),
     Collect(SystemTime),
@@ -41,6 +48,7 @@ impl Work {
         match self {
             Work::Store(events) => events.iter().map(NewEvent::bytes).sum(),
             Work::Append(batch) => batch.bytes(),
+            Work::Tell(told) => told.0.bytes(),
             _ => 0,
         }
     }
@@ -398,7 +406,11 @@ fn apply(
 ) -> Result<Result<Answer, StoreError>, StorageFault> {
     Ok(match work {
         Work::Store(events) => Ok(Answer::Stored(tables.store(events, now)?)),
-        Work::Append(batch) => tables.append(*batch, now)?.map(Answer::Stored),
+        Work::Append(batch) => tables.append(*batch, None, now)?.map(Answer::Stored),
+        Work::Tell(told) => {
+            let (batch, telling) = *told;
+            tables.append(batch, Some(telling), now)?.map(Answer::Stored)
+        }
         Work::Checkpoint { id, sequence, back } => {
             Ok(Answer::Checkpoint(tables.checkpoint(&id, sequence, back, now)?))
         }
