@@ -39,6 +39,15 @@ async fn all(report: &mut Report, keys: usize, quick: bool) {
     }
 }
 
+/// A folder for a journal; `KEYSPACE_JOURNAL_IN` names another disk than etcd's, or memory.
+fn folder() -> tempfile::TempDir {
+    let folder = match std::env::var_os("KEYSPACE_JOURNAL_IN") {
+        Some(within) => tempfile::tempdir_in(within),
+        None => tempfile::tempdir(),
+    };
+    folder.expect("a folder")
+}
+
 async fn open(path: &Path) -> Journal {
     Journal::open(path, JournalOptions::new()).await.expect("the journal opens")
 }
@@ -62,6 +71,12 @@ async fn restart(server: &EtcdServer, path: &Path) -> (KeySpace<Vec<u8>>, Journa
 /// Ends both once everything is stored, which is a moment after it is shown.
 async fn end((ks, journal): (KeySpace<Vec<u8>>, Journal), through: i64) {
     ks.wait_for_revision(through).await.expect("the revision comes");
+    stored(&journal, through).await;
+    ks.shutdown().await;
+    journal.close().await.expect("the journal ends");
+}
+
+async fn stored(journal: &Journal, through: i64) {
     loop {
         let mirrors = journal.mirrors().await.expect("the journal can be read");
         if mirrors.first().is_some_and(|(_, stored)| stored.cursor.revision >= through) {
@@ -69,8 +84,6 @@ async fn end((ks, journal): (KeySpace<Vec<u8>>, Journal), through: i64) {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    ks.shutdown().await;
-    journal.close().await.expect("the journal ends");
 }
 
 /// Puts so many keys; the revision of the last one.
@@ -83,13 +96,14 @@ async fn filled(server: &EtcdServer, keys: usize) -> i64 {
 /// J1: from opening the journal until the first read is served, against a load without a journal.
 async fn warm_restart(report: &mut Report, server: &EtcdServer, keys: usize) {
     let last = filled(server, keys).await;
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder();
     let path = folder.path().join("journal");
     let begun = Instant::now();
     end(restart(server, &path).await, last).await;
     println!(
-        "J1   first load of {keys} keys until stored: {}",
-        show(begun.elapsed().as_secs_f64())
+        "J1   first load of {keys} keys until stored: {}; the journal has {} MiB",
+        show(begun.elapsed().as_secs_f64()),
+        std::fs::metadata(&path).map_or(0, |file| file.len() >> 20)
     );
     let (mut ratios, mut warm, mut cold) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -118,7 +132,7 @@ async fn warm_restart(report: &mut Report, server: &EtcdServer, keys: usize) {
 
 /// J2: what a warm restart asks etcd for, as etcd's own log and counters tell it.
 async fn requests_of_a_warm_restart(report: &mut Report) {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder();
     let (path, log) = (folder.path().join("journal"), folder.path().join("log"));
     // A server of its own: telling each request in its log slows it down.
     let server = EtcdServer::builder()
@@ -135,16 +149,20 @@ async fn requests_of_a_warm_restart(report: &mut Report) {
     let last = filled(&server, 100).await;
     end(restart(&server, &path).await, last).await;
     let all = range_requests(&log).split_off(cold.len());
-    // Asking for one key, or how many keys there are, reads nothing again.
-    let small = |request: &&String| {
-        ["limit:1 ", "limit:1\"", "count_only:true"].iter().any(|word| request.contains(word))
+    let of = |words: &[&str]| {
+        let is = |request: &&String| words.iter().any(|word| request.contains(word));
+        all.iter().filter(is).count()
     };
-    let limited = all.iter().filter(small).count();
+    let (limited, counts) = (of(&["limit:1 ", "limit:1\""]), of(&["count_only:true"]));
     let streamed = streams(&server).await - told;
     println!(
-        "J2   a warm restart asks for {} ranges, {limited} of one key or its count, and {streamed} streams",
+        "J2   a warm restart asks for {} ranges, {limited} with limit 1, and {streamed} streams; {counts} only count",
         all.len(),
     );
+    for request in &all {
+        let from = request.find("request content").unwrap_or(0);
+        println!("J2   {}", &request[from..]);
+    }
     report.bar("J2", (all.len() - limited) as f64 + streamed as f64, 0.0);
 }
 
@@ -174,15 +192,18 @@ async fn streams(server: &EtcdServer) -> u64 {
 /// J3: how long an event takes until it can be read, while many come, with a journal and without.
 async fn sustained(report: &mut Report, server: &EtcdServer, seconds: usize) {
     for (bar, delay) in [("J3", Duration::from_millis(30)), ("J3now", Duration::ZERO)] {
-        let (mut ratios, mut p99) = (Vec::new(), Vec::new());
+        let (mut ratios, mut p99, mut behind) = (Vec::new(), Vec::new(), Vec::new());
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            let folder = tempfile::tempdir().expect("a folder");
+            let folder = folder();
             let journal = open(&folder.path().join("journal")).await;
             let builder = || builder().apply_delay(delay);
             let ks = start(server, builder().journal(&journal)).await;
             let mine = latencies(server, &ks, seconds).await;
             let through = mine.1;
+            let begun = Instant::now();
+            stored(&journal, through).await;
+            behind.push(begun.elapsed().as_secs_f64());
             end((ks, journal), through).await;
             let ks = start(server, builder()).await;
             let other = latencies(server, &ks, seconds).await;
@@ -195,10 +216,11 @@ async fn sustained(report: &mut Report, server: &EtcdServer, seconds: usize) {
             theirs.push(other);
         }
         println!(
-            "{bar} {RATE} events/s, apply delay {delay:?}, until readable: p50 {}; without a journal {}; p99 {:.2} times",
+            "{bar} {RATE} events/s, apply delay {delay:?}, until readable: p50 {}; without a journal {}; p99 {:.2} times; all stored {} after the last",
             show(median(ours)),
             show(median(theirs)),
-            median(p99)
+            median(p99),
+            show(median(behind))
         );
         report.bar(bar, median(ratios), 1.2);
     }
