@@ -15,6 +15,7 @@ mod freshness;
 mod held;
 mod live;
 mod load;
+pub(super) mod probe;
 mod reload;
 mod words;
 
@@ -26,7 +27,6 @@ use tokio::time::Instant;
 
 use crate::batch::ApplyError;
 use crate::cut::Wish;
-use crate::entry::Numbers;
 use crate::error::StopReason;
 use crate::event::{Revision, WatchResponse};
 use crate::mirror::backoff::Backoff;
@@ -44,23 +44,8 @@ use crate::writer::Applied;
 pub(crate) use self::audit::AuditKeys;
 use self::freshness::Freshness;
 pub(crate) use self::held::removes_too_much;
+pub(crate) use self::probe::Probe;
 pub(crate) use self::words::{Action, Input, Known, LoadReason, Purpose};
-
-/// The newest known change of one key; a store of the same history shows it at the cursor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Probe {
-    key: Vec<u8>,
-    revision: Revision,
-    /// `None` after a deletion.
-    written: Option<Written>,
-}
-
-/// What the newest write of a key left, its value as a hash: two histories can agree in all numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Written {
-    numbers: Numbers,
-    value: u64,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {

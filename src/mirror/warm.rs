@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::decode::FormerRejection;
 use crate::edits::Loading;
 use crate::event::RawKeyValue;
-use crate::mirror::machine::Probe;
+use crate::mirror::machine::probe::Probe;
 use crate::tap::Through;
 use crate::writer::Writer;
 

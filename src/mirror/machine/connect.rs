@@ -2,12 +2,9 @@
 //!
 //! Owns the phases from `Connecting` to the decision between loading and watching.
 
-use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
-use super::{Action, Instant, Machine, Phase, Probe, Purpose, Reload, State, Written};
-use crate::entry::Numbers;
-use crate::event::{Event, RawKeyValue};
+use super::{Action, Instant, Machine, Phase, Purpose, Reload, State};
 use crate::range::KeyRange;
 use crate::source::{RangePage, RangeRequest, ServerVersion, SourceError, SourceErrorKind};
 
@@ -209,44 +206,5 @@ impl Machine {
         // Inclusive: what was applied is delivered again and dropped, while an exclusive start at
         // a compacted revision can lose a deletion for ever (B8).
         self.act(Action::Watch(self.known.cursor));
-    }
-}
-
-impl Probe {
-    pub(in crate::mirror) fn revision(&self) -> crate::event::Revision {
-        self.revision
-    }
-
-    pub(in crate::mirror) fn of(kv: &RawKeyValue) -> Self {
-        let written = Some(Written::of(kv));
-        Probe { key: kv.key.clone(), revision: kv.mod_revision, written }
-    }
-
-    pub(super) fn of_event(event: &Event) -> Self {
-        match event {
-            Event::Put(kv) => Probe::of(kv),
-            Event::Delete { key, mod_revision } => {
-                Probe { key: key.clone(), revision: *mod_revision, written: None }
-            }
-        }
-    }
-
-    /// Whether the store shows the same.
-    fn matches(&self, found: Option<&RawKeyValue>) -> bool {
-        match (self.written, found.map(Written::of)) {
-            (None, None) => true,
-            (Some(known), Some(found)) => {
-                known.numbers.is_same_write(found.numbers) && known.value == found.value
-            }
-            _ => false,
-        }
-    }
-}
-
-impl Written {
-    fn of(kv: &RawKeyValue) -> Self {
-        let mut hasher = DefaultHasher::new();
-        hasher.write(&kv.value);
-        Written { numbers: Numbers::from(kv), value: hasher.finish() }
     }
 }

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use super::Probe;
 use super::audit::AuditKeys;
+use super::probe::Probe;
 use crate::batch::ApplyError;
 use crate::cut::GaveUp;
 use crate::error::StopReason;
