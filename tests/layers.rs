@@ -1,6 +1,6 @@
 //! Imports go down the layers only: the table of modules, and a check that the sources keep it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -136,6 +136,39 @@ fn imports(code: &str) -> Vec<String> {
     after.map(|rest| rest.split(ends).next().unwrap_or_default().to_owned()).collect()
 }
 
+/// The names that stand behind each `super::` of a file, those in braces included.
+fn siblings_named(code: &str) -> BTreeSet<String> {
+    let mut named = BTreeSet::new();
+    for rest in code.split("super::").skip(1) {
+        let end = if rest.starts_with('{') { rest.find('}') } else { rest.find([':', ';', ' ']) };
+        let words =
+            rest[..end.unwrap_or(rest.len())].split(|c: char| !c.is_alphanumeric() && c != '_');
+        named.extend(words.map(str::to_owned));
+    }
+    named
+}
+
+/// The files of each folder with the other files there that they import.
+fn files_by_folder() -> BTreeMap<PathBuf, BTreeMap<String, BTreeSet<String>>> {
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let mut folders: BTreeMap<PathBuf, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    for file in files {
+        let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
+        // What a folder shares stands in its `mod.rs`, and tests see everything.
+        if ["mod", "tests"].contains(&&*name)
+            || file.components().any(|part| part.as_os_str() == "tests")
+        {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
+        let folder = folders.entry(file.parent().unwrap().to_owned()).or_default();
+        folder.insert(name, siblings_named(&code));
+    }
+    folders
+}
+
 #[test]
 fn every_module_has_its_place_and_the_table_goes_down_only() {
     let modules = modules();
@@ -197,4 +230,23 @@ fn the_client_library_is_named_in_the_source_of_real_etcd_only() {
             assert!(!line.contains("etcd_client"), "{} names etcd_client", inner.display());
         }
     }
+}
+
+/// Inside a folder, too: files that import each other can only be understood together.
+#[test]
+fn no_files_of_a_folder_import_each_other_in_a_circle() {
+    let mut checked = 0;
+    for (folder, mut files) in files_by_folder() {
+        checked += files.len();
+        // What imports nothing that is left can be understood by itself; in a circle nothing can.
+        while !files.is_empty() {
+            let left: BTreeSet<String> = files.keys().cloned().collect();
+            let before = files.len();
+            files.retain(|name, named| {
+                named.iter().any(|other| other != name && left.contains(other))
+            });
+            assert!(files.len() < before, "a circle in {}: {files:#?}", folder.display());
+        }
+    }
+    assert!(checked > 100, "{checked} files were looked at");
 }

@@ -14,7 +14,7 @@ use super::event::StoredEvent;
 use super::handler::AnyHandler;
 use super::position::{Beyond, Position};
 use super::read::ReadOptions;
-use super::watcher::Inner;
+use super::watched::Inner;
 use super::watching::{Checkpoints, Retry, WatcherState};
 
 /// How often a checkpoint is moved past events that the filter left out, when nothing was handled.

@@ -4,9 +4,10 @@
 
 use std::collections::VecDeque;
 
+use super::batch::StateChange;
 use super::error::ReadError;
 use super::event::Operation;
-use super::state::{StateChange, StateReader};
+use super::state::StateReader;
 use crate::event::RawKeyValue;
 
 /// Stored records read at once.

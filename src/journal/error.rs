@@ -8,8 +8,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::batch::Cursor;
 use super::position::Position;
-use super::state::Cursor;
 
 /// What went wrong below the journal: in the file, on the disk or in the storage engine.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -9,10 +9,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use redb::{ReadTransaction, ReadableTable, TableDefinition};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::batch::{Cursor, StoredMirror};
+use super::batch::{StoredRefusal, Tally};
 use super::error::StorageFault;
 use super::event::{NewEvent, Operation, StoredEvent};
-use super::refusal::{StoredRefusal, Tally};
-use super::state::{Cursor, StoredMirror};
 use crate::event::RawKeyValue;
 
 /// The format that this version reads and writes.

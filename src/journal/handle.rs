@@ -16,6 +16,7 @@ use redb::{ReadableTable, StorageBackend};
 use tokio::sync::oneshot;
 
 use super::backend::{self, Opener};
+use super::batch::{MirrorBatch, StoredMirror};
 use super::error::{OpenError, ReadError, StorageFault, StoreError};
 use super::event::NewEvent;
 use super::filter::Filter;
@@ -25,10 +26,12 @@ use super::options::JournalOptions;
 use super::position::Position;
 use super::queue::{Call, Refused, Reply};
 use super::read::{Page, ReadOptions, blocking};
-use super::state::{MirrorBatch, StateReader, StoredMirror};
+use super::shared::Shared;
+use super::state::StateReader;
 use super::store::{check_batch, check_event, check_name};
 use super::telling::Telling;
-use super::writer::{Answer, Shared, Work};
+use super::work::{Answer, Work};
+use super::writer;
 
 /// A durable journal. A handle, cheap to clone; the journal ends with [`close`](Journal::close), or
 /// with its last handle, which watchers hold too.
@@ -90,7 +93,7 @@ impl Journal {
         let thread = std::thread::Builder::new().name("keyspace-journal-open".to_owned());
         thread
             .spawn(move || {
-                let shared = Shared::start(opener, options);
+                let shared = writer::start(opener, options);
                 if let Err(Ok(unwanted)) = done.send(shared) {
                     unwanted.queue.close();
                 }

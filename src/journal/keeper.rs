@@ -10,12 +10,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Instant, sleep_until};
 
+use super::batch::Refusal;
+use super::batch::{Cursor, MirrorBatch};
 use super::difference::Difference;
 use super::error::{ReadError, StorageFault, StoreError};
 use super::handle::Journal;
-use super::mirror::MirrorOptions;
-use super::refusal::Refusal;
-use super::state::{Cursor, MirrorBatch};
+use super::mirror_options::MirrorOptions;
 use super::telling::{Names, Telling, change_of};
 use crate::event::Event;
 use crate::mirror::OnBadStore;

@@ -4,17 +4,18 @@
 //! is stored for one that starts. Must not store: that is the business of `keeper`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::batch::StoredMirror;
+use super::batch::StoredRefusal;
 use super::error::ReadError;
 use super::format;
 use super::handle::Journal;
 use super::keeper::Keeper;
+use super::mirror_options::MirrorOptions;
 use super::read::blocking;
-use super::refusal::StoredRefusal;
-use super::state::StoredMirror;
+use super::telling::short;
 use crate::builder::Builder;
 use crate::mirror::{Stored, Warm};
 use crate::range::KeyRange;
@@ -22,50 +23,6 @@ use crate::tap::tap;
 
 /// Records read at once when starting from what is stored.
 const PAGE: usize = 4_096;
-
-/// How a mirror is stored; the default suits.
-#[derive(Debug, Clone)]
-pub struct MirrorOptions {
-    pub(super) types: Vec<(KeyRange, String)>,
-    buffer_bytes: usize,
-    pub(super) progress_interval: Duration,
-}
-
-impl Default for MirrorOptions {
-    fn default() -> Self {
-        MirrorOptions {
-            types: Vec::new(),
-            buffer_bytes: 64 << 20,
-            progress_interval: Duration::from_secs(10),
-        }
-    }
-}
-
-impl MirrorOptions {
-    /// Calls the objects of a range of keys so; of several ranges the first one counts. Others are
-    /// called like the key space. Of a name the first 200 bytes count, and none is no name.
-    #[must_use]
-    pub fn object_type(mut self, range: impl Into<KeyRange>, name: impl Into<String>) -> Self {
-        self.types.push((range.into(), name.into()));
-        self
-    }
-
-    /// How many bytes may wait to be stored; 64 MiB unless set. Beyond that the mirror waits, and shows
-    /// nothing newer, since every event is stored.
-    #[must_use]
-    pub fn buffer_bytes(mut self, bytes: usize) -> Self {
-        self.buffer_bytes = bytes.max(1);
-        self
-    }
-
-    /// How often the place is stored while nothing happens, so that a later start does not find it
-    /// compacted; 10 s unless set.
-    #[must_use]
-    pub fn progress_interval(mut self, interval: Duration) -> Self {
-        self.progress_interval = interval;
-        self
-    }
-}
 
 impl<T: Send + Sync + 'static> Builder<T> {
     /// Stores every event in a journal: once, in order, whole revisions, from where it stands.
@@ -151,12 +108,6 @@ fn mirror_id(name: &str, range: &KeyRange) -> String {
     bytes.extend_from_slice(range.end().unwrap_or_default());
     let hash = xxhash_rust::xxh3::xxh3_64_with_seed(&bytes, start);
     format!("{}#{hash:016x}", short(name))
-}
-
-/// As much of a name as has room in the journal.
-pub(super) fn short(name: &str) -> &str {
-    let ends = name.char_indices().map(|(at, one)| at + one.len_utf8());
-    &name[..ends.take_while(|end| *end <= 200).last().unwrap_or(0)]
 }
 
 /// Reads what is stored for a mirror that starts.

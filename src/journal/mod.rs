@@ -117,6 +117,8 @@
 //! and form for ever. A file of each version is kept under `tests/journal/` and opened by a test.
 
 mod backend;
+mod batch;
+mod cache;
 mod delivery;
 mod difference;
 #[cfg(feature = "test-util")]
@@ -130,6 +132,8 @@ mod handle;
 mod handler;
 mod keeper;
 mod mirror;
+mod mirror_options;
+mod open;
 mod options;
 mod pages;
 mod position;
@@ -138,14 +142,18 @@ mod read;
 mod refusal;
 mod registry;
 mod serializer;
+mod shared;
 mod state;
 mod store;
 mod telling;
+mod watched;
 mod watcher;
 mod watching;
+mod work;
 mod writer;
 
 pub use backend::MemoryStorage;
+pub use batch::{Cursor, MirrorBatch, Refusal, StateChange, StoredMirror, StoredRefusal};
 #[cfg(feature = "test-util")]
 pub use doubles::{Recorder, replay};
 pub use error::{CheckpointError, HandlingError, OpenError, ReadError, StorageFault, StoreError};
@@ -155,18 +163,17 @@ pub use format::Checkpoint;
 pub use gc::Collected;
 pub use handle::{Journal, JournalStatus, Pending, TryAppendError};
 pub use handler::{Handler, async_handler_fn, handler_fn};
-pub use mirror::MirrorOptions;
+pub use mirror_options::MirrorOptions;
 pub use options::{Durability, JournalOptions, OnFailure, OptionsError, Retention, Verify};
 pub use position::{Beyond, Position};
 pub use read::{Page, ReadOptions};
 /// The trait of the storage engine, redb 4, for what a journal is stored in; see
 /// [`Journal::open_in`].
 pub use redb::StorageBackend;
-pub use refusal::{Refusal, StoredRefusal};
 pub use registry::Registry;
 pub use serializer::{
     DeserializationError, Json, RegisterError, SerializationError, Serializer, Types,
 };
-pub use state::{Cursor, MirrorBatch, StateChange, StateReader, StoredMirror};
+pub use state::StateReader;
 pub use watcher::Watcher;
 pub use watching::{Checkpoints, Retry, WatcherError, WatcherOptions, WatcherState, WatcherStats};

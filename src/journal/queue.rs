@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, oneshot};
 
 use super::error::{StorageFault, StoreError};
-use super::writer::{Answer, Work};
+use super::work::{Answer, Work};
 
 /// One call with the way back of its answer.
 #[derive(Debug)]

@@ -1,23 +1,22 @@
 //! Reading events: from memory when they are recent, else from the file, and waiting for more.
 //!
-//! Owns the long poll, which subscribes before it looks so that no event is missed (BW-12), and the
-//! cache of recent events. Reads block on the disk, so they run where blocking is allowed.
+//! Owns the long poll, which subscribes before it looks so that no event is missed (BW-12). Reads block on the disk, so they run where blocking is allowed.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{ReadTransaction, ReadableDatabase};
 use tokio::time::Instant;
 
+use super::cache::{Found, PAGE_BYTES};
 use super::error::{ReadError, StorageFault};
 use super::event::StoredEvent;
 use super::filter::Filter;
 use super::format;
+use super::open::{self, contained};
 use super::position::{Beyond, Extent, Position};
-use super::store::{self, contained};
-use super::writer::{Shared, Slot};
+use super::shared::{Shared, Slot};
 
 /// How to read.
 #[derive(Debug, Clone)]
@@ -54,13 +53,6 @@ pub struct Page {
 
 /// The most that one look at the file reads before it lets others have their turn.
 const SCAN_EVENTS: usize = 4096;
-const PAGE_BYTES: usize = 8 << 20;
-
-/// Part of a page: what was found before `next`.
-struct Found {
-    events: Vec<Arc<StoredEvent>>,
-    next: u64,
-}
 
 /// Runs something that blocks where that is allowed.
 pub(super) async fn blocking<R: Send + 'static>(
@@ -71,19 +63,6 @@ pub(super) async fn blocking<R: Send + 'static>(
         // Only a runtime that shuts down does this.
         Err(error) => Err(StorageFault::Io(Arc::new(std::io::Error::other(error))).into()),
     }
-}
-
-/// What is there to read, as of now.
-pub(super) fn extent_of(database: &Database) -> Result<Extent, StorageFault> {
-    let transaction = database.begin_read()?;
-    let events = transaction.open_table(format::EVENTS)?;
-    store::extent(&events, log_in(&transaction)?)
-}
-
-fn log_in(transaction: &ReadTransaction) -> Result<format::Log, StorageFault> {
-    let meta = transaction.open_table(format::META)?;
-    let log = ReadableTable::get(&meta, format::META_LOG)?;
-    format::read_log(log.ok_or_else(|| StorageFault::damaged("no counters"))?.value())
 }
 
 impl Shared {
@@ -164,7 +143,7 @@ fn scan(
 ) -> Result<Found, ReadError> {
     let from = what.start;
     let table = transaction.open_table(format::EVENTS).map_err(StorageFault::from)?;
-    let extent = store::extent(&table, log_in(transaction)?)?;
+    let extent = open::extent(&table, open::log_in(transaction)?)?;
     if from < extent.oldest {
         return Err(ReadError::Collected { asked: from, oldest: extent.oldest });
     }
@@ -193,63 +172,68 @@ fn scan(
     Ok(Found { events, next })
 }
 
-/// The newest events, in order and without a gap.
-#[derive(Debug)]
-pub(super) struct Cache {
-    events: VecDeque<Arc<StoredEvent>>,
-    bytes: usize,
-    max_events: usize,
-    max_bytes: usize,
+impl Position {
+    /// The sequence number of the first event asked for.
+    pub(super) fn resolve(self, extent: Extent, beyond: Beyond) -> Result<u64, ReadError> {
+        let first = match self {
+            Position::Oldest => extent.oldest,
+            Position::Latest => extent.next,
+            Position::At(sequence) => sequence,
+            // What comes after the last number there can be is that number, which is never given.
+            Position::After(sequence) => sequence.saturating_add(1),
+        };
+        // The first event of all has number one, so asking from zero misses nothing.
+        let first = first.max(1);
+        if first > extent.next && beyond == Beyond::Error {
+            return Err(ReadError::BeyondEnd { asked: self, next: extent.next });
+        }
+        if first < extent.oldest {
+            return Err(ReadError::Collected { asked: first, oldest: extent.oldest });
+        }
+        Ok(first)
+    }
 }
 
-impl Cache {
-    pub(super) fn new(max_events: usize, max_bytes: usize) -> Self {
-        Cache { events: VecDeque::new(), bytes: 0, max_events, max_bytes }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXTENT: Extent = Extent { oldest: 4, next: 9 };
+
+    #[test]
+    fn bw2_positions_resolve_and_print() {
+        let cases = [
+            (Position::Oldest, 4, "oldest"),
+            (Position::Latest, 9, "latest"),
+            (Position::At(5), 5, "at 5"),
+            (Position::At(9), 9, "at 9"),
+            (Position::After(5), 6, "after 5"),
+            (Position::After(8), 9, "after 8"),
+            (Position::After(3), 4, "after 3"),
+        ];
+        for (position, first, printed) in cases {
+            assert_eq!(position.resolve(EXTENT, Beyond::Error).unwrap(), first, "{position}");
+            assert_eq!(position.to_string(), printed);
+        }
     }
 
-    /// Takes the next event; what is between it and the last one was not kept.
-    pub(super) fn push(&mut self, event: Arc<StoredEvent>) {
-        if self.events.back().is_some_and(|last| last.sequence + 1 != event.sequence) {
-            self.clear();
-        }
-        self.bytes += event.bytes();
-        self.events.push_back(event);
-        while self.events.len() > self.max_events || self.bytes > self.max_bytes {
-            let Some(dropped) = self.events.pop_front() else { break };
-            self.bytes -= dropped.bytes();
+    #[test]
+    fn bw4_beyond_the_end_is_an_error_or_a_wait_never_silent() {
+        for position in [Position::At(10), Position::After(9), Position::After(u64::MAX)] {
+            let refused = position.resolve(EXTENT, Beyond::Error);
+            assert!(matches!(refused, Err(ReadError::BeyondEnd { next: 9, .. })), "{refused:?}");
+            assert!(position.resolve(EXTENT, Beyond::Wait).unwrap() > 9);
         }
     }
 
-    /// Takes the events of a newer one.
-    pub(super) fn append(&mut self, newer: Cache) {
-        newer.events.into_iter().for_each(|event| self.push(event));
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.events.clear();
-        self.bytes = 0;
-    }
-
-    /// `None` when events from `from` on are not all here.
-    fn look(&self, what: Range<u64>, limit: usize, filter: &Filter) -> Option<Found> {
-        let from = what.start;
-        let oldest = self.events.front()?.sequence;
-        let begin = usize::try_from(from.checked_sub(oldest)?).ok()?;
-        if begin >= self.events.len() {
-            return None;
+    #[test]
+    fn bw20_what_was_collected_is_said() {
+        for position in [Position::At(3), Position::After(2), Position::At(0)] {
+            let refused = position.resolve(EXTENT, Beyond::Error);
+            assert!(matches!(refused, Err(ReadError::Collected { oldest: 4, .. })), "{refused:?}");
         }
-        let (mut next, mut events, mut bytes) = (from, Vec::new(), 0);
-        let events_from = self.events.range(begin..);
-        for event in events_from.take_while(|event| event.sequence < what.end) {
-            next += 1;
-            if filter.matches(&event.object_type, event.operation) {
-                bytes += event.bytes();
-                events.push(Arc::clone(event));
-                if events.len() >= limit || bytes >= PAGE_BYTES {
-                    break;
-                }
-            }
-        }
-        Some(Found { events, next })
+        let whole = Extent { oldest: 1, next: 1 };
+        assert_eq!(Position::At(0).resolve(whole, Beyond::Error).unwrap(), 1);
+        assert_eq!(Position::After(0).resolve(whole, Beyond::Error).unwrap(), 1);
     }
 }

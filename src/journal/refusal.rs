@@ -5,76 +5,13 @@
 //! decode: whoever starts from it does, and may come to another result.
 
 use std::collections::HashMap;
-use std::time::SystemTime;
 
 use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 
+use super::batch::{MirrorBatch, Refusal, StateChange, StoredRefusal, Tally};
 use super::error::StorageFault;
 use super::format;
-use super::state::{MirrorBatch, StateChange};
-use crate::decode::FormerRejection;
 use crate::event::{RawKeyValue, Revision};
-use crate::tap::Refused;
-
-/// A key whose newest record cannot be decoded, as part of a [`MirrorBatch`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// The key.
-    pub key: Vec<u8>,
-    /// Since when.
-    pub since: SystemTime,
-    /// The `mod_revision` of the record that is shown in its place. It is kept if it is among the
-    /// batch's changes, or was stored: as the newest record of the key, or as the one shown in its place.
-    pub shows: Option<Revision>,
-}
-
-impl From<Refused> for Refusal {
-    fn from(refused: Refused) -> Self {
-        let Refused { key, since, shows } = refused;
-        Refusal { key, since, shows }
-    }
-}
-
-/// A key whose newest record the mirror could not decode.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct StoredRefusal {
-    /// The key.
-    pub key: Vec<u8>,
-    /// Since when.
-    pub since: SystemTime,
-    /// The record that was shown in its place.
-    pub last_good: Option<RawKeyValue>,
-}
-
-impl From<StoredRefusal> for FormerRejection {
-    fn from(refusal: StoredRefusal) -> Self {
-        let StoredRefusal { key, since, last_good } = refusal;
-        FormerRejection { key, since, last_good }
-    }
-}
-
-/// What the refused keys of a mirror must add up to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Tally {
-    pub(super) count: u64,
-    /// The sum of their seals.
-    pub(super) digest: u64,
-}
-
-impl Tally {
-    fn add(&mut self, seal: u64) {
-        self.count += 1;
-        self.digest = self.digest.wrapping_add(seal);
-    }
-
-    fn subtract(&mut self, seal: u64) -> Result<(), StorageFault> {
-        let less = self.count.checked_sub(1);
-        self.count = less.ok_or_else(|| StorageFault::damaged("refused keys"))?;
-        self.digest = self.digest.wrapping_sub(seal);
-        Ok(())
-    }
-}
 
 /// Records by key.
 type State<'t> = Table<'t, &'static [u8], &'static [u8]>;
@@ -120,18 +57,22 @@ impl<'t> Refusals<'t> {
                 break;
             }
             if let Some(old) = self.table.remove(change.key())? {
-                self.tally.subtract(format::seal_of(old.value()))?;
+                self.tally.subtract(format::seal_of(old.value())).ok_or_else(too_many)?;
             }
         }
         for refusal in &self.next {
             let (record, seal) = format::write_refusal(refusal);
             if let Some(old) = self.table.insert(refusal.key.as_slice(), record.as_slice())? {
-                self.tally.subtract(format::seal_of(old.value()))?;
+                self.tally.subtract(format::seal_of(old.value())).ok_or_else(too_many)?;
             }
             self.tally.add(seal);
         }
         Ok(self.tally)
     }
+}
+
+fn too_many() -> StorageFault {
+    StorageFault::damaged("more refused keys than were counted")
 }
 
 /// The refused keys that a batch names, with their last good records.

@@ -4,128 +4,20 @@
 //! write: batches go through the one writer, so that events, cursor and state are of one
 //! transaction (J4).
 
-use std::time::{Duration, SystemTime};
-
 use redb::ReadTransaction;
 use tokio::sync::mpsc;
 
+use super::batch::{StoredMirror, StoredRefusal, Tally};
 use super::error::{ReadError, StorageFault};
-use super::event::NewEvent;
 use super::format;
+use super::open::contained;
 use super::pages::{Check, Unchecked, Walk};
 use super::read::blocking;
-use super::refusal::{self, Refusal, StoredRefusal, Tally};
-use super::store::contained;
-use crate::event::{RawKeyValue, Revision};
+use super::refusal;
+use crate::event::RawKeyValue;
 
 /// Pages that are read before those before them are checked.
 const PAGES_AHEAD: usize = 1;
-
-/// How far a mirror has come, and in which history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Cursor {
-    /// The cluster that the data is of.
-    pub cluster_id: u64,
-    /// The mirror's own mark of the history: revisions compare only within one. Counted on by every
-    /// mirror that does not begin with what is stored.
-    pub epoch: u64,
-    /// The revision through which events and state are complete.
-    pub revision: Revision,
-}
-
-/// One change of the stored state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StateChange {
-    /// The record of a key is this now.
-    Put(RawKeyValue),
-    /// The key is gone.
-    Delete(Vec<u8>),
-}
-
-impl StateChange {
-    pub(super) fn key(&self) -> &[u8] {
-        match self {
-            StateChange::Put(kv) => &kv.key,
-            StateChange::Delete(key) => key,
-        }
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        match self {
-            StateChange::Put(kv) => kv.key.len() + kv.value.len(),
-            StateChange::Delete(key) => key.len(),
-        }
-    }
-}
-
-/// What a mirror stores in one step: visible and durable whole or not at all.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct MirrorBatch {
-    /// The mirror's name; 1 to 255 bytes.
-    pub mirror: String,
-    /// The cursor this continues; `None` when nothing may be stored yet. Checked in the same
-    /// transaction, so a batch whose outcome was unknown cannot be stored twice.
-    pub after: Option<Cursor>,
-    /// The cursor once this is stored.
-    pub cursor: Cursor,
-    /// Events, in order.
-    pub events: Vec<NewEvent>,
-    /// Changes of the state, applied in order.
-    pub changes: Vec<StateChange>,
-    /// Forget the state that is stored, refused keys included, before `changes` are applied: a complete
-    /// set follows. It may be damaged; a cursor that is counts as `after`.
-    pub replace: bool,
-    /// The keys whose newest record, once `changes` are applied, cannot be decoded. A key that is
-    /// changed and not named here is no such key any more.
-    pub refused: Vec<Refusal>,
-    /// `refused` names all such keys, so that others are none any more, changed or not.
-    pub refused_is_all: bool,
-}
-
-impl MirrorBatch {
-    /// A batch that continues `after` and ends at `cursor`.
-    pub fn new(mirror: impl Into<String>, after: Option<Cursor>, cursor: Cursor) -> Self {
-        MirrorBatch {
-            mirror: mirror.into(),
-            after,
-            cursor,
-            events: Vec::new(),
-            changes: Vec::new(),
-            replace: false,
-            refused: Vec::new(),
-            refused_is_all: false,
-        }
-    }
-
-    /// Bytes of keys, values and objects; what the queue is bounded by.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.events.iter().map(NewEvent::bytes).sum::<usize>()
-            + self.changes.iter().map(StateChange::bytes).sum::<usize>()
-            + self.refused.iter().map(|refusal| refusal.key.len()).sum::<usize>()
-    }
-}
-
-/// What is stored of a mirror.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct StoredMirror {
-    /// How far it had come.
-    pub cursor: Cursor,
-    /// When that was stored.
-    pub stored_at: SystemTime,
-    /// The number of keys of its state.
-    pub keys: u64,
-}
-
-impl StoredMirror {
-    /// How long ago it was stored, by this machine's clock; zero when that went back.
-    #[must_use]
-    pub fn age(&self) -> Duration {
-        self.stored_at.elapsed().unwrap_or_default()
-    }
-}
 
 /// Reads the state of a mirror page by page, ascending by key, all of one transaction.
 ///

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::event::{NewEvent, Operation};
-use super::mirror::short;
-use super::state::StateChange;
+
+use super::batch::StateChange;
 use crate::event::{Event, Revision};
 use crate::range::KeyRange;
 
@@ -51,6 +51,12 @@ impl Names {
         };
         names.into_iter().map(gone).collect()
     }
+}
+
+/// As much of a name as has room in the journal.
+pub(super) fn short(name: &str) -> &str {
+    let ends = name.char_indices().map(|(at, one)| at + one.len_utf8());
+    &name[..ends.take_while(|end| *end <= 200).last().unwrap_or(0)]
 }
 
 /// What each change of a batch is told as, in their order.

@@ -4,19 +4,19 @@
 //! another watcher.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::task::JoinHandle;
 
 use super::delivery::{self, Delivery};
-use super::error::{CheckpointError, ReadError, StoreError};
+use super::error::{CheckpointError, ReadError};
 use super::handle::Journal;
 use super::handler::{AnyHandler, Handler};
 use super::position::{Beyond, Position};
+use super::watched::Inner;
 use super::watching::{WatcherError, WatcherOptions, WatcherState, WatcherStats};
-use super::writer::{Answer, Work};
 
 /// How long [`seek`](Watcher::seek) and a registry's stop give a handler to return, unless told.
 pub(super) const STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -39,41 +39,6 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.inner.tell_to_stop();
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct Inner {
-    pub(super) id: String,
-    pub(super) journal: Journal,
-    pub(super) options: WatcherOptions,
-    handler: Mutex<Option<AnyHandler>>,
-    pub(super) state: watch::Sender<WatcherState>,
-    pub(super) progress: Mutex<Progress>,
-    /// Tells the task that runs to stop.
-    stop: Mutex<Option<watch::Sender<bool>>>,
-    /// Held while starting, stopping or seeking, so that they take turns. The task, while there is one.
-    control: AsyncMutex<Option<JoinHandle<()>>>,
-}
-
-/// What changes while it runs.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    /// The next event; `None` until it was started.
-    pub(super) next: Option<u64>,
-    pub(super) last_processed: Option<(u64, SystemTime)>,
-    pub(super) last_fetch: Option<SystemTime>,
-    pub(super) handled: u64,
-    pub(super) skipped: u64,
-    pub(super) missed: u64,
-    pub(super) failures: u64,
-    pub(super) last_failure: Option<Arc<super::error::HandlingError>>,
-    pub(super) fetch_failure: Option<ReadError>,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.journal.shared().watchers.lock().remove(&self.id);
     }
 }
 
@@ -299,27 +264,5 @@ impl Watcher {
                 .map_err(|cause| WatcherError::Checkpoint { id: id(), cause: Box::new(cause) })?;
         }
         self.start_at(&mut control, Some(sequence)).await
-    }
-}
-
-impl Inner {
-    /// Tells the task to stop, without waiting.
-    fn tell_to_stop(&self) {
-        if let Some(stop) = &*self.stop.lock() {
-            stop.send_replace(true);
-        }
-    }
-
-    pub(super) async fn store_checkpoint(
-        &self,
-        sequence: u64,
-        back: bool,
-    ) -> Result<u64, CheckpointError> {
-        let work = Work::Checkpoint { id: self.id.clone(), sequence, back };
-        let stored = self.journal.call(work).await.map(|answer| match answer {
-            Answer::Checkpoint(stored) => stored,
-            other => unreachable!("{other:?} for a checkpoint"),
-        });
-        stored.map_err(|cause: StoreError| CheckpointError::Store { id: self.id.clone(), cause })
     }
 }

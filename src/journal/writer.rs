@@ -3,8 +3,6 @@
 //! Owns when to commit durably, to collect, to reopen after a failure and to close. Must not be
 //! waited for on an async thread: answers come through the queue.
 
-use std::collections::HashSet;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,130 +11,42 @@ use redb::Database;
 use tokio::sync::watch;
 
 use super::backend::Opener;
+use super::cache::Cache;
 use super::error::{OpenError, StorageFault, StoreError};
-use super::event::NewEvent;
 use super::format::Log;
 use super::gc::{self, Collected};
+use super::open::{self, contained};
 use super::options::{Durability, JournalOptions, OnFailure};
 use super::position::Extent;
 use super::queue::{Call, Queue};
-use super::read::Cache;
-use super::state::MirrorBatch;
-use super::store::{self, Tables, contained};
-use super::telling::Telling;
+use super::shared::{Figures, Head, Shared, Slot};
+use super::store::Tables;
+use super::work::{Answer, Work};
 
-/// What a call asks for.
-#[derive(Debug)]
-pub(super) enum Work {
-    Store(Vec<NewEvent>),
-    Append(Box<MirrorBatch>),
-    /// The same, with an event for each change.
-    Tell(Box<(MirrorBatch, Telling)>),
-    Checkpoint {
-        id: String,
-        sequence: u64,
-        back: bool,
-    },
-    ForgetCheckpoint(String),
-    ForgetMirror(String),
-    Collect(SystemTime),
-    Flush,
-}
-
-impl Work {
-    pub(super) fn bytes(&self) -> usize {
-        match self {
-            Work::Store(events) => events.iter().map(NewEvent::bytes).sum(),
-            Work::Append(batch) => batch.bytes(),
-            Work::Tell(told) => told.0.bytes(),
-            _ => 0,
-        }
-    }
-}
-
-/// What a call got.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// The sequence numbers of its events.
-    Stored(Range<u64>),
-    /// The checkpoint that is stored now.
-    Checkpoint(u64),
-    /// What was removed.
-    Collected(Collected),
-    /// Nothing besides that it is done.
-    Done,
-}
-
-/// What readers wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) next: u64,
-    /// Changes too when the storage fails or is open again, so that readers look anew.
-    pub(super) turns: u64,
-}
-
-/// What the writer knows, for everybody to see without a read.
-#[derive(Debug, Clone)]
-pub(super) struct Figures {
-    pub(super) extent: Extent,
-    pub(super) bytes: u64,
-    /// The next sequence number as of the last durable commit.
-    pub(super) durable_next: u64,
-    pub(super) off: Option<(StorageFault, SystemTime)>,
-    pub(super) failures: u64,
-}
-
-/// The storage, or why it is off.
-#[derive(Debug)]
-pub(super) enum Slot {
-    Open(Database),
-    Off(StorageFault),
-}
-
-/// What the writer shares with handles and readers.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) options: JournalOptions,
-    pub(super) queue: Queue,
-    pub(super) slot: RwLock<Slot>,
-    pub(super) head: watch::Sender<Head>,
-    pub(super) figures: Mutex<Figures>,
-    pub(super) cache: Mutex<Cache>,
-    /// The ids of all watchers there are, since each has one checkpoint.
-    pub(super) watchers: Mutex<HashSet<String>>,
-    pub(super) ended: watch::Sender<Option<Result<(), StorageFault>>>,
-}
-
-impl Shared {
-    /// Opens the storage and leaves it to a thread of its own.
-    pub(super) fn start(opener: Opener, options: JournalOptions) -> Result<Arc<Self>, OpenError> {
-        let (database, log) = store::open(&opener, true, &options)?;
-        let extent = contained(|| super::read::extent_of(&database))??;
-        let shared = Arc::new(Shared {
-            queue: Queue::new(options.queue_calls, options.queue_bytes),
-            slot: RwLock::new(Slot::Open(database)),
-            head: watch::Sender::new(Head { next: log.next, turns: 0 }),
-            figures: Mutex::new(Figures {
-                extent,
-                bytes: log.bytes,
-                durable_next: log.next,
-                off: None,
-                failures: 0,
-            }),
-            cache: Mutex::new(Cache::new(options.cache_events, options.cache_bytes)),
-            watchers: Mutex::default(),
-            ended: watch::Sender::new(None),
-            options,
-        });
-        let mut writer = Writer::new(Arc::clone(&shared), opener, log);
-        let thread = std::thread::Builder::new().name("keyspace-journal".to_owned());
-        thread.spawn(move || writer.run()).map_err(StorageFault::of_io)?;
-        Ok(shared)
-    }
-
-    fn turn(&self, next: u64) {
-        self.head.send_modify(|head| *head = Head { next, turns: head.turns + 1 });
-    }
+/// Opens the storage and leaves it to a thread of its own.
+pub(super) fn start(opener: Opener, options: JournalOptions) -> Result<Arc<Shared>, OpenError> {
+    let (database, log) = open::open(&opener, true, &options)?;
+    let extent = contained(|| open::extent_of(&database))??;
+    let shared = Arc::new(Shared {
+        queue: Queue::new(options.queue_calls, options.queue_bytes),
+        slot: RwLock::new(Slot::Open(database)),
+        head: watch::Sender::new(Head { next: log.next, turns: 0 }),
+        figures: Mutex::new(Figures {
+            extent,
+            bytes: log.bytes,
+            durable_next: log.next,
+            off: None,
+            failures: 0,
+        }),
+        cache: Mutex::new(Cache::new(options.cache_events, options.cache_bytes)),
+        watchers: Mutex::default(),
+        ended: watch::Sender::new(None),
+        options,
+    });
+    let mut writer = Writer::new(Arc::clone(&shared), opener, log);
+    let thread = std::thread::Builder::new().name("keyspace-journal".to_owned());
+    thread.spawn(move || writer.run()).map_err(StorageFault::of_io)?;
+    Ok(shared)
 }
 
 /// What a transaction led to.
@@ -323,7 +233,7 @@ impl Writer {
 
     /// What was acknowledged as durable must be there again.
     fn open_again(&self) -> Result<(Database, Log, Extent), StorageFault> {
-        let opened = store::open(&self.opener, false, &self.shared.options);
+        let opened = open::open(&self.opener, false, &self.shared.options);
         let (database, log) = opened.map_err(|error| match error {
             OpenError::Storage(fault) => fault,
             other => StorageFault::Io(Arc::new(std::io::Error::other(other))),
@@ -333,7 +243,7 @@ impl Writer {
             let what = format!("it ends before event {}, and {durable} was next", log.next);
             return Err(StorageFault::damaged(what));
         }
-        let extent = contained(|| super::read::extent_of(&database))??;
+        let extent = contained(|| open::extent_of(&database))??;
         Ok((database, log, extent))
     }
 
@@ -391,7 +301,7 @@ fn commit(
     for work in works {
         answers.push(apply(shared, &mut tables, work, now)?);
     }
-    let extent = store::extent(&tables.events, tables.log)?;
+    let extent = open::extent(&tables.events, tables.log)?;
     let (log, fresh) = tables.finish()?;
     transaction.commit()?;
     Ok(Outcome { answers, log, fresh, extent })
