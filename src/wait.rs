@@ -63,14 +63,15 @@ impl From<Revision> for AtLeast {
 /// What a wait waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Awaited {
-    /// `confirmed` at or above a revision, in an epoch.
-    Revision { revision: Revision, epoch: u64 },
+    /// `confirmed` at or above a revision, in an epoch; `None` is that of what is shown first, for those
+    /// who begin to wait before.
+    Revision { revision: Revision, epoch: Option<u64> },
     /// More changing steps than this.
     Change { after: u64 },
     /// More publications (changes or progress) than this.
     Publication { after: u64 },
-    /// A linearizable read that began after this ticket was drawn; gives its revision.
-    Sync { ticket: u64, epoch: u64 },
+    /// A linearizable read that began after this ticket was drawn, in an epoch; gives its revision.
+    Sync { ticket: u64, epoch: Option<u64> },
     /// The first load.
     Loaded,
     /// The first watch after it.
@@ -85,6 +86,8 @@ pub(crate) struct Published {
     pub(crate) revision: Revision,
     pub(crate) confirmed: Revision,
     pub(crate) epoch: u64,
+    /// The epoch of what was shown first.
+    first_epoch: Option<u64>,
     pub(crate) loaded: bool,
     pub(crate) watching: bool,
     /// Steps that changed entries.
@@ -94,6 +97,21 @@ pub(crate) struct Published {
     /// The newest ticket that a finished linearizable read covers, and the read's revision.
     synced: (u64, Revision),
     ended: Option<StopReason>,
+}
+
+impl Published {
+    /// The epoch that a wait which begins now is of.
+    pub(crate) fn awaited_epoch(&self) -> Option<u64> {
+        self.loaded.then_some(self.epoch)
+    }
+
+    /// Whether the epoch `now` is still that one.
+    pub(crate) fn check_epoch(&self, awaited: Option<u64>, now: u64) -> Result<(), WaitError> {
+        match awaited.or(self.first_epoch) {
+            Some(was) if was != now => Err(WaitError::HistoryChanged { was, now }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What somebody waits for that the mirror can hasten.
@@ -141,6 +159,7 @@ impl Waits {
             revision: 0,
             confirmed: 0,
             epoch: 1,
+            first_epoch: None,
             loaded: false,
             watching: false,
             changes: 0,
@@ -181,6 +200,7 @@ impl Waits {
             published.revision = revision;
             published.confirmed = confirmed;
             published.epoch = epoch;
+            published.first_epoch.get_or_insert(epoch);
             published.loaded = true;
             published.publications += 1;
             published.changes += u64::from(changed);
@@ -236,11 +256,12 @@ impl Waits {
         let mut woken = Vec::new();
         {
             let mut state = self.state.lock();
-            let epoch = state.published.epoch;
+            let epoch = state.published.awaited_epoch();
             change(&mut state.published);
             let state = &mut *state;
             let published = &state.published;
-            if published.ended.is_some() || published.epoch != epoch {
+            let changed = epoch.is_some_and(|epoch| epoch != published.epoch);
+            if published.ended.is_some() || changed {
                 woken.extend(std::mem::take(&mut state.by_revision).into_values());
                 woken.extend(std::mem::take(&mut state.by_ticket).into_values());
             } else if published.loaded {
@@ -271,16 +292,12 @@ fn take_below<K: Ord>(wakers: &mut BTreeMap<K, Waker>, bound: K, woken: &mut Vec
 
 /// The result of a wait, once there is one.
 fn judge(published: &Published, awaited: Awaited) -> Option<Result<Revision, WaitError>> {
-    let in_epoch = |epoch: u64| {
-        let changed = WaitError::HistoryChanged { was: epoch, now: published.epoch };
-        if epoch == published.epoch { Ok(()) } else { Err(changed) }
-    };
+    if let Awaited::Revision { epoch, .. } | Awaited::Sync { epoch, .. } = awaited
+        && let Err(changed) = published.check_epoch(epoch, published.epoch)
+    {
+        return Some(Err(changed));
+    }
     let met = match awaited {
-        Awaited::Revision { epoch, .. } | Awaited::Sync { epoch, .. }
-            if in_epoch(epoch).is_err() =>
-        {
-            return Some(in_epoch(epoch).map(|()| 0));
-        }
         Awaited::Revision { revision, .. } => {
             (published.loaded && published.confirmed >= revision).then_some(published.confirmed)
         }

@@ -335,7 +335,7 @@ async fn revision_now<T: Send + Sync + 'static>(
             Err(obstacle) => Err(obstacle),
             Ok(_) => Err(Obstacle::Passing(index, GaveUp::Gone)),
         },
-        revision = shared.wait(Awaited::Sync { ticket, epoch }) => match revision {
+        revision = shared.wait(Awaited::Sync { ticket, epoch: Some(epoch) }) => match revision {
             Ok(revision) => Ok(revision),
             Err(WaitError::Stopped(reason)) => Err(Obstacle::Final(member.stopped(reason))),
             Err(_) => Err(Obstacle::Passing(index, GaveUp::Interrupted)),

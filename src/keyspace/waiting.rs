@@ -29,17 +29,8 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
     pub async fn wait_for_revision(&self, revision: Revision) -> Result<Revision, WaitError> {
-        let epoch = self.epoch().await?;
+        let epoch = self.shared.waits.published().awaited_epoch();
         self.shared.wait(Awaited::Revision { revision, epoch }).await
-    }
-
-    /// The epoch of what is shown. Before anything is, that of what is shown first: whoever waits has
-    /// seen no other history.
-    async fn epoch(&self) -> Result<u64, WaitError> {
-        if !self.shared.waits.published().loaded {
-            self.shared.wait(Awaited::Loaded).await?;
-        }
-        Ok(self.shared.waits.published().epoch)
     }
 
     /// [`wait_for_revision`](KeySpace::wait_for_revision), then a guard whose view has met it.
@@ -61,8 +52,8 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         let AtLeast { revision, cluster_id, epoch } = at_least.into();
         let made_here = epoch.filter(|(space, _)| *space == self.shared.id());
         let epoch = match made_here {
-            Some((_, epoch)) => epoch,
-            None => self.epoch().await?,
+            Some((_, epoch)) => Some(epoch),
+            None => self.shared.waits.published().awaited_epoch(),
         };
         if cluster_id.is_some() {
             // Which cluster it is, is known with the first load.
@@ -73,8 +64,8 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         let view = self.read();
         check_cluster(cluster_id, &view)?;
         // Within the epoch `confirmed` never goes back (C6), so the guard has met the revision.
-        let now = view.epoch();
-        if now == epoch { Ok(view) } else { Err(WaitError::HistoryChanged { was: epoch, now }) }
+        self.shared.waits.published().check_epoch(epoch, view.epoch())?;
+        Ok(view)
     }
 
     /// [`wait_for_revision`](KeySpace::wait_for_revision), then a snapshot that has met it.
@@ -101,7 +92,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// As [`wait_for_revision`](KeySpace::wait_for_revision). A request that fails is repeated by
     /// the mirror until one succeeds, so bound the call with a timeout.
     pub async fn sync(&self) -> Result<Revision, WaitError> {
-        let epoch = self.epoch().await?;
+        let epoch = self.shared.waits.published().awaited_epoch();
         let ticket = self.shared.waits.ticket();
         let revision = self.shared.wait(Awaited::Sync { ticket, epoch }).await?;
         self.shared.wait(Awaited::Revision { revision, epoch }).await?;

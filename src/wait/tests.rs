@@ -16,7 +16,7 @@ fn wait(waits: &Waits, awaited: Awaited) -> Wait<'_> {
 }
 
 fn sync(waits: &Waits) -> Wait<'_> {
-    wait(waits, Awaited::Sync { ticket: waits.ticket(), epoch: waits.published().epoch })
+    wait(waits, Awaited::Sync { ticket: waits.ticket(), epoch: waits.published().awaited_epoch() })
 }
 
 fn loaded_at(revision: Revision) -> Waits {
@@ -58,7 +58,7 @@ fn a_late_answer_of_an_older_read_changes_nothing() {
 fn the_demand_is_the_lowest_revision_and_the_newest_ticket() {
     let waits = loaded_at(5);
     assert_eq!(waits.demand(), Demand::default());
-    let revision = |revision| wait(&waits, Awaited::Revision { revision, epoch: 1 });
+    let revision = |revision| wait(&waits, Awaited::Revision { revision, epoch: Some(1) });
     let (mut nine, mut seven) = (pin!(revision(9)), Box::pin(revision(7)));
     let (mut one, mut two) = (Box::pin(sync(&waits)), Box::pin(sync(&waits)));
     let mut changed = pin!(wait(&waits, Awaited::Change { after: 1 }));
@@ -83,21 +83,21 @@ fn the_mirror_is_told_of_each_new_demand_once() {
         told.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
     };
     assert!(!told());
-    let mut six = pin!(wait(&waits, Awaited::Revision { revision: 6, epoch: 1 }));
+    let mut six = pin!(wait(&waits, Awaited::Revision { revision: 6, epoch: Some(1) }));
     assert!(poll(six.as_mut()).is_none() && told());
     assert!(poll(six.as_mut()).is_none() && !told(), "polled again it is no new demand");
     let mut asking = pin!(sync(&waits));
     assert!(poll(asking.as_mut()).is_none() && told());
     // What the mirror cannot hasten is none of its business, nor is what is met.
     let mut changed = pin!(wait(&waits, Awaited::Change { after: 1 }));
-    let mut met = pin!(wait(&waits, Awaited::Revision { revision: 5, epoch: 1 }));
+    let mut met = pin!(wait(&waits, Awaited::Revision { revision: 5, epoch: Some(1) }));
     assert!(poll(changed.as_mut()).is_none() && poll(met.as_mut()).is_some() && !told());
 }
 
 #[test]
 fn t53_revisions_and_tickets_of_another_epoch_fail_and_other_waits_go_on() {
     let waits = loaded_at(5);
-    let mut revision = pin!(wait(&waits, Awaited::Revision { revision: 9, epoch: 1 }));
+    let mut revision = pin!(wait(&waits, Awaited::Revision { revision: 9, epoch: Some(1) }));
     let mut ticket = pin!(sync(&waits));
     let mut changed = pin!(wait(&waits, Awaited::Change { after: 1 }));
     let mut ended = pin!(wait(&waits, Awaited::Ended));
@@ -123,4 +123,31 @@ fn the_first_reason_of_the_end_stays() {
     waits.end(StopReason::AnotherCluster { expected: 1, got: 2 });
     waits.end(StopReason::Shutdown);
     assert!(matches!(waits.ended(), Some(StopReason::AnotherCluster { got: 2, .. })));
+}
+
+/// Who waits before anything is shown is of the epoch that is shown first, and woken only when met.
+#[test]
+fn c4_c5_a_wait_before_the_first_data_takes_its_epoch_and_is_not_woken_for_less() {
+    struct Woken(std::sync::atomic::AtomicBool);
+    impl std::task::Wake for Woken {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+    let waits = Waits::new();
+    let epoch = waits.published().awaited_epoch();
+    let mut nine = pin!(wait(&waits, Awaited::Revision { revision: 9, epoch }));
+    let mut late = pin!(wait(&waits, Awaited::Revision { revision: 99, epoch }));
+    let woken = std::sync::Arc::new(Woken(false.into()));
+    let waker = Waker::from(std::sync::Arc::clone(&woken));
+    assert!(nine.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    assert!(poll(late.as_mut()).is_none());
+    waits.publish(5, 5, 3, true);
+    assert!(!woken.0.load(std::sync::atomic::Ordering::SeqCst));
+    waits.publish(9, 9, 3, true);
+    assert!(woken.0.load(std::sync::atomic::Ordering::SeqCst));
+    assert_eq!(poll(nine).unwrap().unwrap(), 9);
+    waits.publish(9, 9, 4, true);
+    let changed = poll(late).unwrap().unwrap_err();
+    assert!(matches!(changed, WaitError::HistoryChanged { was: 3, now: 4 }), "{changed:?}");
 }
