@@ -61,7 +61,7 @@ impl<'t> Tables<'t> {
         now: SystemTime,
     ) -> Result<Range<u64>, StorageFault> {
         let first = self.log.next;
-        // At the end of the table, so that the engine fills page after page instead of searching.
+        // At the end of the table, so that the engine need not search for the place of each.
         let mut end = self.events.upper_bound_mut(Bound::<u64>::Unbounded)?;
         for event in events {
             let sequence = self.log.next;
@@ -222,8 +222,8 @@ impl State<'_> {
         Ok(())
     }
 
-    /// Beyond the last key the engine need not search, and fills page after page: a first load is
-    /// stored in a fraction of the time, and lies in two thirds of the pages.
+    /// Beyond the last key the engine need not search for the place of each record, and takes many at
+    /// once.
     fn put_behind(&mut self, changes: &[&StateChange]) -> Result<(), StorageFault> {
         let mut end = self.table.upper_bound_mut(Bound::<&[u8]>::Unbounded)?;
         for change in changes {
