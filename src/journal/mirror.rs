@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 use super::batch::StoredMirror;
 use super::batch::StoredRefusal;
 use super::error::ReadError;
-use super::format;
 use super::handle::Journal;
 use super::keeper::Keeper;
+use super::mirror_format;
 use super::mirror_options::MirrorOptions;
 use super::read::blocking;
 use super::telling::short;
@@ -96,7 +96,7 @@ impl Journal {
     /// Outside a tokio runtime.
     pub async fn mirrors(&self) -> Result<Vec<(String, StoredMirror)>, ReadError> {
         let shared = Arc::clone(self.shared());
-        blocking(move || Ok(format::mirrors_in(&shared.begin_read()?)?)).await
+        blocking(move || Ok(mirror_format::mirrors_in(&shared.begin_read()?)?)).await
     }
 }
 

@@ -11,6 +11,7 @@ use super::backend::{Backend, Opener};
 use super::cache::Cache;
 use super::error::{OpenError, StorageFault};
 use super::format::{self, Log};
+use super::mirror_format;
 use super::options::{JournalOptions, Verify};
 use super::position::Extent;
 use super::store::Tables;
@@ -79,7 +80,7 @@ fn read_or_begin(database: &Database) -> Result<Log, OpenError> {
     let log = format::read_log(&log)?;
     let events = read.open_table(format::EVENTS).map_err(StorageFault::from)?;
     check_gapless(&events, log)?;
-    for definition in [format::CHECKPOINTS, format::MIRRORS] {
+    for definition in [format::CHECKPOINTS, mirror_format::MIRRORS] {
         read.open_table(definition).map_err(StorageFault::from)?;
     }
     Ok(log)

@@ -9,7 +9,7 @@ use std::ops::Bound;
 use redb::{ReadTransaction, ReadableTableMetadata, TableDefinition};
 
 use super::error::StorageFault;
-use super::format::{self, MirrorRecord};
+use super::mirror_format::{self, MirrorRecord};
 use crate::event::RawKeyValue;
 
 /// A page ends when it has this many bytes.
@@ -70,7 +70,7 @@ impl Walk {
     /// The next records, at most `limit` of them and at least one; none at the end. A failure leaves it
     /// where it was.
     pub(super) fn page(&mut self, limit: usize) -> Result<Unchecked, StorageFault> {
-        let name = format::state_table(&self.mirror);
+        let name = mirror_format::state_table(&self.mirror);
         let definition: TableDefinition<&[u8], &[u8]> = TableDefinition::new(&name);
         let table = match self.transaction.open_table(definition) {
             Ok(table) => table,
@@ -129,7 +129,7 @@ impl Check {
         }
         let mut kvs = Vec::with_capacity(page.ends.len());
         for (key, record) in page.records() {
-            let (kv, seal) = format::read_state(key, record)?;
+            let (kv, seal) = mirror_format::read_state(key, record)?;
             self.sum = self.sum.wrapping_add(seal);
             kvs.push(kv);
         }

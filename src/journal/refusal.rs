@@ -10,7 +10,8 @@ use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransact
 
 use super::batch::{MirrorBatch, Refusal, StateChange, StoredRefusal, Tally};
 use super::error::StorageFault;
-use super::format;
+use super::mirror_format;
+use super::seal;
 use crate::event::{RawKeyValue, Revision};
 
 /// Records by key.
@@ -36,7 +37,7 @@ impl<'t> Refusals<'t> {
         if tally.count == 0 && batch.refused.is_empty() {
             return Ok(None);
         }
-        let name = format::refused_table(&batch.mirror);
+        let name = mirror_format::refused_table(&batch.mirror);
         let definition: TableDefinition<&[u8], &[u8]> = TableDefinition::new(&name);
         let mut table = transaction.open_table(definition)?;
         let next = refusals_of(batch, state, &table)?;
@@ -57,13 +58,13 @@ impl<'t> Refusals<'t> {
                 break;
             }
             if let Some(old) = self.table.remove(change.key())? {
-                self.tally.subtract(format::seal_of(old.value())).ok_or_else(too_many)?;
+                self.tally.subtract(seal::seal_of(old.value())).ok_or_else(too_many)?;
             }
         }
         for refusal in &self.next {
-            let (record, seal) = format::write_refusal(refusal);
+            let (record, seal) = mirror_format::write_refusal(refusal);
             if let Some(old) = self.table.insert(refusal.key.as_slice(), record.as_slice())? {
-                self.tally.subtract(format::seal_of(old.value())).ok_or_else(too_many)?;
+                self.tally.subtract(seal::seal_of(old.value())).ok_or_else(too_many)?;
             }
             self.tally.add(seal);
         }
@@ -110,13 +111,13 @@ fn stored(
 ) -> Result<Option<RawKeyValue>, StorageFault> {
     let is_it = |kv: &RawKeyValue| kv.mod_revision == revision;
     if let Some(record) = refused.get(key)?
-        && let Some((refusal, _)) = intact(format::read_refusal(key, record.value()))
+        && let Some((refusal, _)) = intact(mirror_format::read_refusal(key, record.value()))
         && let Some(kv) = refusal.last_good.filter(is_it)
     {
         return Ok(Some(kv));
     }
     let newest = state.get(key)?;
-    let newest = newest.and_then(|record| intact(format::read_state(key, record.value())));
+    let newest = newest.and_then(|record| intact(mirror_format::read_state(key, record.value())));
     Ok(newest.map(|(kv, _)| kv).filter(is_it))
 }
 
@@ -134,12 +135,12 @@ pub(super) fn read(
     if expected.count == 0 {
         return Ok(Vec::new());
     }
-    let name = format::refused_table(mirror);
+    let name = mirror_format::refused_table(mirror);
     let definition: TableDefinition<&[u8], &[u8]> = TableDefinition::new(&name);
     let (mut all, mut tally) = (Vec::new(), Tally::default());
     for item in transaction.open_table(definition)?.iter()? {
         let (key, record) = item?;
-        let (refusal, seal) = format::read_refusal(key.value(), record.value())?;
+        let (refusal, seal) = mirror_format::read_refusal(key.value(), record.value())?;
         tally.add(seal);
         all.push(refusal);
     }
@@ -152,7 +153,7 @@ pub(super) fn read(
 
 /// Forgets all of a mirror.
 pub(super) fn forget_all(transaction: &WriteTransaction, mirror: &str) -> Result<(), StorageFault> {
-    let name = format::refused_table(mirror);
+    let name = mirror_format::refused_table(mirror);
     let definition: TableDefinition<&[u8], &[u8]> = TableDefinition::new(&name);
     transaction.delete_table(definition)?;
     Ok(())

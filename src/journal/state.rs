@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::batch::{StoredMirror, StoredRefusal, Tally};
 use super::error::{ReadError, StorageFault};
-use super::format;
+use super::mirror_format;
 use super::open::contained;
 use super::pages::{Check, Unchecked, Walk};
 use super::read::blocking;
@@ -47,7 +47,7 @@ impl StateReader {
         transaction: ReadTransaction,
         mirror: &str,
     ) -> Result<Option<Self>, StorageFault> {
-        let Some(record) = format::mirror_in(&transaction, mirror)? else { return Ok(None) };
+        let Some(record) = mirror_format::mirror_in(&transaction, mirror)? else { return Ok(None) };
         let reader = StateReader {
             mirror: mirror.to_owned(),
             stored: record.stored,

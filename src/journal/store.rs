@@ -14,8 +14,10 @@ use super::batch::{MirrorBatch, StateChange, StoredMirror};
 use super::cache::Cache;
 use super::error::{StorageFault, StoreError};
 use super::event::NewEvent;
-use super::format::{self, Checkpoint, Log, MirrorRecord};
+use super::format::{self, Checkpoint, Log};
+use super::mirror_format::{self, MirrorRecord};
 use super::refusal::{self, Refusals};
+use super::seal;
 use super::telling::Telling;
 
 /// The tables of one write transaction, and the counters as they will be after it.
@@ -42,7 +44,7 @@ impl<'t> Tables<'t> {
             meta: transaction.open_table(format::META)?,
             events: transaction.open_table(format::EVENTS)?,
             checkpoints: transaction.open_table(format::CHECKPOINTS)?,
-            mirrors: transaction.open_table(format::MIRRORS)?,
+            mirrors: transaction.open_table(mirror_format::MIRRORS)?,
             log,
             fresh,
         })
@@ -69,7 +71,7 @@ impl<'t> Tables<'t> {
             end.insert_before(sequence, record.as_slice())?;
             self.log.next += 1;
             self.log.bytes += record.len() as u64;
-            let time = format::rounded(event.time.unwrap_or(now));
+            let time = seal::rounded(event.time.unwrap_or(now));
             let mut stored = event.stored(sequence, time);
             stored.time = time;
             self.fresh.push(Arc::new(stored));
@@ -88,7 +90,8 @@ impl<'t> Tables<'t> {
     ) -> Result<Result<Range<u64>, StoreError>, StorageFault> {
         let name = batch.mirror.as_str();
         let stored = self.mirrors.get(name)?;
-        let stored = stored.map(|record| format::read_mirror(name, record.value())).transpose();
+        let stored =
+            stored.map(|record| mirror_format::read_mirror(name, record.value())).transpose();
         let stored = match stored {
             Ok(stored) => {
                 let cursor = stored.map(|record| record.stored.cursor);
@@ -110,7 +113,7 @@ impl<'t> Tables<'t> {
         let stored = stored.filter(|_| !batch.replace);
         let (keys, digest) = stored.map_or((0, 0), |it| (it.stored.keys, it.digest));
         let refused = stored.map_or(Tally::default(), |it| it.refused);
-        let table = format::state_table(name);
+        let table = mirror_format::state_table(name);
         let definition: TableDefinition<&[u8], &[u8]> = TableDefinition::new(&table);
         if batch.replace {
             self.transaction.delete_table(definition)?;
@@ -123,7 +126,7 @@ impl<'t> Tables<'t> {
         let State { keys, digest, .. } = state;
         let refused = refusals.map_or(Ok(refused), |refusals| refusals.finish(&batch.changes))?;
         let stored = StoredMirror { cursor: batch.cursor, stored_at: now, keys };
-        let record = format::write_mirror(name, MirrorRecord { stored, digest, refused });
+        let record = mirror_format::write_mirror(name, MirrorRecord { stored, digest, refused });
         self.mirrors.insert(name, record.as_slice())?;
         let told = telling.iter().flat_map(|telling| telling.events(&batch.changes));
         self.store(batch.events.into_iter().chain(told), now).map(Ok)
@@ -132,7 +135,7 @@ impl<'t> Tables<'t> {
     /// Forgets a mirror's cursor and state; its events stay.
     pub(super) fn forget_mirror(&mut self, name: &str) -> Result<(), StorageFault> {
         self.mirrors.remove(name)?;
-        let table = format::state_table(name);
+        let table = mirror_format::state_table(name);
         let definition: TableDefinition<&[u8], &[u8]> = TableDefinition::new(&table);
         self.transaction.delete_table(definition)?;
         refusal::forget_all(self.transaction, name)
@@ -206,7 +209,7 @@ impl State<'_> {
         for change in changes {
             let old = match change {
                 StateChange::Put(kv) => {
-                    let (record, seal) = format::write_state(kv);
+                    let (record, seal) = mirror_format::write_state(kv);
                     self.keys += 1;
                     self.digest = self.digest.wrapping_add(seal);
                     self.table.insert(kv.key.as_slice(), record.as_slice())?
@@ -214,7 +217,7 @@ impl State<'_> {
                 StateChange::Delete(key) => self.table.remove(key.as_slice())?,
             };
             if let Some(old) = old {
-                self.digest = self.digest.wrapping_sub(format::seal_of(old.value()));
+                self.digest = self.digest.wrapping_sub(seal::seal_of(old.value()));
                 let less = self.keys.checked_sub(1);
                 self.keys = less.ok_or_else(|| StorageFault::damaged("keys of state"))?;
             }
@@ -229,7 +232,7 @@ impl State<'_> {
         for change in changes {
             // What is not there cannot be deleted.
             if let StateChange::Put(kv) = change {
-                let (record, seal) = format::write_state(kv);
+                let (record, seal) = mirror_format::write_state(kv);
                 end.insert_before(kv.key.as_slice(), record.as_slice())?;
                 self.keys += 1;
                 self.digest = self.digest.wrapping_add(seal);
