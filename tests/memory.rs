@@ -4,6 +4,8 @@
 //! Counts live bytes of this whole process, so its tests run one after another. Must not measure what the
 //! operating system gives to the process: that never shrinks.
 
+#![cfg(feature = "test-util")]
+
 mod support;
 
 use std::time::Duration;
