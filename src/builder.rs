@@ -23,12 +23,10 @@ use crate::shared::{Changes, Shared};
 use crate::source::Source;
 use crate::status::State;
 use crate::tap::Tap;
+use crate::timing::FOREVER;
 use crate::view::View;
 use crate::wait::{Awaited, WaitError};
 use crate::writer::{LoadError, Writer};
-
-/// Longer times count as this one, so that adding them to a clock cannot overflow.
-const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// A time that can be waited for: not zero, which would be a tight loop.
 fn bounded(time: Duration) -> Duration {

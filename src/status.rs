@@ -168,7 +168,7 @@ pub struct Status {
     pub epoch: u64,
     /// For how long the state has been what it is.
     pub state_age: Duration,
-    /// How old the stored data is, in the state [`Restored`](State::Restored).
+    /// How old the stored data is that is shown, until `current_as_of` says better.
     pub restored_age: Option<Duration>,
     /// How long ago etcd last sent anything.
     pub last_contact: Option<Duration>,

@@ -54,7 +54,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "follow",
         &[
             "delta", "entry", "error", "event", "guard", "history", "interest", "keyspace",
-            "packed", "range", "snapshot", "view", "wait",
+            "packed", "range", "snapshot", "timing", "view", "wait",
         ],
     ),
     // L3: the driver.
@@ -72,15 +72,15 @@ const LAYERS: &[(&str, &[&str])] = &[
         "builder",
         &[
             "decode", "delta", "edits", "entry", "error", "event", "history", "keyspace",
-            "metrics", "mirror", "packed", "range", "shared", "source", "status", "tap", "view",
-            "wait", "writer",
+            "metrics", "mirror", "packed", "range", "shared", "source", "status", "tap", "timing",
+            "view", "wait", "writer",
         ],
     ),
     (
         "cache",
         &[
             "builder", "cut", "decode", "error", "event", "keyspace", "mirror", "range",
-            "snapshot", "source", "status", "wait",
+            "snapshot", "source", "status", "timing", "wait",
         ],
     ),
     ("testing", &["event", "range", "source"]),

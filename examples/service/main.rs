@@ -48,8 +48,13 @@ struct Args {
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
     /// Authenticate at the endpoints
-    #[arg(long, value_name = "NAME:PASSWORD", requires = "endpoints")]
-    user: Option<String>,
+    #[arg(long, value_name = "NAME:PASSWORD", requires = "endpoints", value_parser = user)]
+    user: Option<(String, String)>,
+}
+
+fn user(text: &str) -> Result<(String, String), &'static str> {
+    let (name, password) = text.split_once(':').ok_or("give name and password as NAME:PASSWORD")?;
+    Ok((name.to_owned(), password.to_owned()))
 }
 
 #[tokio::main]
@@ -77,7 +82,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         None => (args.endpoints.clone(), args.prefix.as_deref().unwrap_or_default()),
     };
     let mut options = EtcdOptions::new();
-    if let Some((name, password)) = args.user.as_deref().and_then(|user| user.split_once(':')) {
+    if let Some((name, password)) = args.user {
         options = options.user(name, password);
     }
 

@@ -12,9 +12,7 @@ use crate::builder::Builder;
 use crate::decode::Decoder;
 use crate::range::KeyRange;
 use crate::source::Source;
-
-/// Longer times count as this one, so that adding them to a clock cannot overflow.
-const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+use crate::timing::FOREVER;
 
 /// Makes the builder of one key space what the application wants it to be.
 pub(super) type Configure<T> = dyn Fn(&KeyRange, Builder<T>) -> Builder<T> + Send + Sync;

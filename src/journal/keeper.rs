@@ -4,15 +4,19 @@
 //! up but by the room on its way here: a journal that fails is left behind, and caught up with by a
 //! complete read later.
 
+mod reading;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use self::reading::Reading;
 use super::batch::Refusal;
 use super::batch::{Cursor, MirrorBatch};
-use super::difference::Difference;
 use super::error::{ReadError, StorageFault, StoreError};
 use super::handle::Journal;
 use super::mirror_options::MirrorOptions;
@@ -23,7 +27,7 @@ use crate::tap::{Refused, Tapped, Tapping, Through};
 
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// Events are stored together up to so many bytes.
+/// Events are stored together up to so many bytes, however many may wait.
 const GATHERED_BYTES: usize = 4 << 20;
 
 impl From<Cursor> for Through {
@@ -49,14 +53,13 @@ struct Lost {
     asked: bool,
 }
 
-/// A complete read under way.
-struct Reading {
-    /// To what is stored.
-    difference: Difference,
-    /// The cursor of that.
-    base: Option<Cursor>,
-    /// What is stored cannot be used and is replaced, so nobody knows the difference to it.
-    anew: bool,
+/// What of the stored state cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Damage {
+    /// Its place; a place that can be read after all is none.
+    Cursor,
+    /// Its records.
+    Records,
 }
 
 /// The task that stores.
@@ -68,6 +71,8 @@ pub(super) struct Keeper {
     names: Arc<Names>,
     /// How often a place is stored where nothing happens.
     progress_interval: Duration,
+    /// Events are stored together up to so many bytes.
+    gathered_max: usize,
     /// Through where everything was taken; unknown before the journal was asked.
     at: Option<Through>,
     /// The cursor that is stored.
@@ -76,9 +81,9 @@ pub(super) struct Keeper {
     taken_at: Instant,
     reading: Option<Reading>,
     lost: Option<Lost>,
-    /// Whether what is stored may be replaced when it is damaged, and that it is.
+    /// Whether what is stored may be replaced when it is damaged, and what of it is.
     replaces: bool,
-    damaged: bool,
+    damaged: Option<Damage>,
     /// What is stored counts epochs over all processes, a key space that was not restored from one on:
     /// so many are added. Not known before the first data.
     epochs: Option<u64>,
@@ -100,6 +105,7 @@ impl Keeper {
             names: Arc::new(Names::new(&options.types, &name)),
             name,
             progress_interval: options.progress_interval,
+            gathered_max: options.buffer_bytes.min(GATHERED_BYTES),
             at: None,
             stored: None,
             stored_at: Instant::now(),
@@ -107,7 +113,7 @@ impl Keeper {
             reading: None,
             lost: None,
             replaces: on_bad_store == OnBadStore::Load,
-            damaged: false,
+            damaged: None,
             epochs: None,
             gathered: None,
         }
@@ -145,7 +151,7 @@ impl Keeper {
     /// nothing or something else comes: storing costs much the same for one event as for many.
     async fn next(&mut self, tapping: &mut Tapping) -> Option<Tapped> {
         if let Some((_, _, bytes)) = &self.gathered {
-            let tapped = if *bytes < GATHERED_BYTES { tapping.now() } else { None };
+            let tapped = if *bytes < self.gathered_max { tapping.now() } else { None };
             if let Some(Tapped::Events { .. } | Tapped::Progress { .. }) = tapped {
                 return tapped;
             }
@@ -168,7 +174,7 @@ impl Keeper {
 
     async fn find_place(&mut self) -> Result<(), StoreError> {
         let stored = self.journal.cursor(&self.mirror).await;
-        let stored = stored.map_err(|error| self.unreadable(error))?;
+        let stored = stored.map_err(|error| self.unreadable(error, Damage::Cursor))?;
         self.stored = stored.map(|stored| stored.cursor);
         self.at = self.stored.map(Through::from);
         Ok(())
@@ -187,14 +193,14 @@ impl Keeper {
                 if let Some(reading) = &mut self.reading
                     && let Err(error) = reading.difference.page(kvs).await
                 {
-                    return Err(self.unreadable(error));
+                    return Err(self.unreadable(error, Damage::Records));
                 }
             }
             Tapped::LoadHeld => {
                 if let Some(reading) = &mut self.reading
                     && let Err(error) = reading.difference.rest().await
                 {
-                    return Err(self.unreadable(error));
+                    return Err(self.unreadable(error, Damage::Records));
                 }
             }
             Tapped::LoadAbandoned => self.reading = None,
@@ -204,15 +210,11 @@ impl Keeper {
                 }
             }
             Tapped::Events { from, to, events, refused } if self.lost.is_none() => {
-                if let Err(gap) = self.continues(self.placed(from)) {
-                    // What came before it is in order.
-                    self.store_gathered().await?;
-                    return Err(gap);
-                }
+                self.goes_on(from).await?;
                 self.gather(self.placed(to), events, refused);
             }
             Tapped::Progress { from, to } if self.lost.is_none() => {
-                self.continues(self.placed(from))?;
+                self.goes_on(from).await?;
                 let to = self.placed(to);
                 self.at = Some(to);
                 if let Some((batch, ..)) = &mut self.gathered {
@@ -226,71 +228,16 @@ impl Keeper {
         Ok(())
     }
 
-    /// A complete read begins.
-    async fn begin(&mut self) -> Result<(), StoreError> {
-        let reader = match self.journal.state(&self.mirror).await {
-            Ok(reader) => reader,
-            Err(error) => {
-                let error = self.unreadable(error);
-                if !self.damaged {
-                    return Err(error);
-                }
-                None
-            }
-        };
-        self.stored = reader.as_ref().map(|reader| reader.stored().cursor);
-        self.at = self.stored.map(Through::from);
-        let anew = self.damaged;
-        let difference = Difference::to(reader.filter(|_| !anew));
-        self.reading = Some(Reading { difference, base: self.stored, anew });
-        Ok(())
-    }
-
-    /// A complete read is whole.
-    async fn finish(
-        &mut self,
-        reading: Reading,
-        to: Through,
-        refused: Vec<Refused>,
-    ) -> Result<(), StoreError> {
-        let Reading { difference, base, anew } = reading;
-        let steps = difference.finish().await.map_err(|error| self.unreadable(error))?;
-        // Only to what was read beside it the difference is right.
-        self.stored = base;
-        self.damaged = false;
-        self.epochs.get_or_insert_with(|| match base {
-            Some(base) => base.epoch,
-            // How far the damaged cursor had counted, nobody knows; not to the seconds since 1970.
-            None if anew => {
-                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-            }
-            None => 0,
-        });
-        let to = self.placed(to);
-        let mut batch = self.batch(to);
-        batch.refused = refused.into_iter().map(Refusal::from).collect();
-        batch.refused_is_all = true;
-        if anew {
-            batch.replace = true;
-            batch.events = self.names.forgotten(to.revision);
-        }
-        let mut telling = Telling::new(&self.names, true);
-        for (operation, change) in steps {
-            telling.push(operation, to.revision);
-            batch.changes.push(change);
-        }
-        self.append(batch, telling).await?;
-        self.at = Some(to);
-        if anew {
-            tracing::warn!(name = %self.name, "what was stored was damaged, and is replaced");
-        }
-        self.lost = None;
-        Ok(())
-    }
-
     /// A place as it is stored.
     fn placed(&self, place: Through) -> Through {
         Through { epoch: place.epoch + self.epochs.unwrap_or(0), ..place }
+    }
+
+    /// Stores what came before a gap, which is in order, and tells of it.
+    async fn goes_on(&mut self, from: Through) -> Result<(), StoreError> {
+        let Err(gap) = self.continues(self.placed(from)) else { return Ok(()) };
+        self.store_gathered().await?;
+        Err(gap)
     }
 
     /// What was taken last must be where this begins; anything else left something out.
@@ -340,7 +287,7 @@ impl Keeper {
         for sent in events {
             let revision = sent.mod_revision();
             let (operation, change) = change_of(sent);
-            *bytes += change.bytes();
+            *bytes += change.bytes() + size_of::<Event>();
             telling.push(operation, revision);
             batch.changes.push(change);
         }
@@ -363,7 +310,14 @@ impl Keeper {
         }
         let hopeless = match &error {
             StoreError::Size { .. } => true,
-            StoreError::Storage(StorageFault::Damaged { .. }) => !self.damaged,
+            StoreError::Storage(StorageFault::Damaged { .. }) => {
+                // A journal that is off as a whole may be opened again.
+                let own = self.journal.status().fault.is_none();
+                if own && self.replaces {
+                    self.damaged.get_or_insert(Damage::Cursor);
+                }
+                own && self.damaged.is_none()
+            }
             _ => false,
         };
         let retry = (!hopeless).then(|| Instant::now() + delay);
@@ -375,7 +329,7 @@ impl Keeper {
 
     /// Asks for a complete read if the journal works again.
     async fn retry(&mut self, tapping: &Tapping) {
-        let found = if self.damaged { Ok(()) } else { self.find_place().await };
+        let found = if self.damaged.is_some() { Ok(()) } else { self.find_place().await };
         match found {
             Ok(()) => {
                 tapping.want_load();
@@ -390,14 +344,15 @@ impl Keeper {
 
     /// What is stored could not be read. If that is damaged, and not the journal as a whole, the next
     /// complete read may replace it.
-    fn unreadable(&mut self, error: ReadError) -> StoreError {
+    fn unreadable(&mut self, error: ReadError, what: Damage) -> StoreError {
         let fault = match error {
             ReadError::Storage(fault) => fault,
             // A state has no position.
             other => StorageFault::damaged(other.to_string()),
         };
         let damaged = matches!(fault, StorageFault::Damaged { .. });
-        self.damaged = self.replaces && damaged && self.journal.status().fault.is_none();
+        let own = damaged && self.journal.status().fault.is_none();
+        self.damaged = (self.replaces && own).then_some(what);
         StoreError::Storage(fault)
     }
 }
@@ -408,6 +363,3 @@ async fn until(at: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -34,7 +34,8 @@ impl MirrorOptions {
     }
 
     /// How many bytes may wait to be stored; 64 MiB unless set. Beyond that the mirror waits, and shows
-    /// nothing newer, since every event is stored.
+    /// nothing newer, since every event is stored. As many again, but no more than 4 MiB, may be being
+    /// stored; the complete read that a load is comes besides, as it is one step.
     #[must_use]
     pub fn buffer_bytes(mut self, bytes: usize) -> Self {
         self.buffer_bytes = bytes.max(1);

@@ -205,6 +205,8 @@ impl Writer {
             Ok((database, log, extent)) => {
                 tracing::info!(next = log.next, "journal: the storage is open again");
                 self.log = log;
+                // Before it is said to be on: who was refused finds the reason in the status.
+                *self.shared.slot.write() = Slot::Open(database);
                 {
                     let mut figures = self.shared.figures.lock();
                     figures.extent = extent;
@@ -212,7 +214,6 @@ impl Writer {
                     figures.durable_next = log.next;
                     figures.off = None;
                 }
-                *self.shared.slot.write() = Slot::Open(database);
                 self.reopen = None;
                 self.shared.turn(log.next);
             }

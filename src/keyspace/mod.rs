@@ -185,7 +185,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
             store_error: self.shared.tapped.get().and_then(|room| room.error()),
             restored_age: report
                 .stored_at
-                .filter(|_| report.state == State::Restored)
+                .filter(|_| report.current_as_of.is_none())
                 .map(|at| at.elapsed().unwrap_or_default()),
             last_contact: report.last_contact.map(age),
             current_as_of: report.current_as_of.map(age),

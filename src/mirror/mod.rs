@@ -214,15 +214,9 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         if let Some(wake) = self.wake_before_others().await {
             return wake;
         }
-        if std::mem::take(&mut self.held_up)
-            && let Some(messages) = self.intake.as_ref().and_then(Intake::arrived)
-        {
-            // They came in time: the watch was not silent, the mirror did not listen.
-            return Wake::Messages(messages);
-        }
         let shared = Arc::clone(self.sink.writer.shared());
         let deadline = self.machine.deadline();
-        tokio::select! {
+        let wake = tokio::select! {
             biased;
             // An error means that no handle and no key space is left, which is the same.
             _ = self.shutdown.wait_for(|stop| *stop) => Wake::Shutdown,
@@ -235,9 +229,17 @@ impl<T: Send + Sync + 'static> Mirror<T> {
                 Err(_) => Wake::Timer,
             },
             chunk = receive_chunk(&mut self.chunks) => Wake::Chunk(chunk),
+            // They came in time: the watch was not silent, the mirror did not listen.
+            messages = receive_messages(self.intake.as_ref()), if self.held_up => {
+                Wake::Messages(messages)
+            }
             () = until(deadline) => Wake::Timer,
             messages = receive_messages(self.intake.as_ref()) => Wake::Messages(messages),
+        };
+        if matches!(wake, Wake::Messages(_) | Wake::Timer) {
+            self.held_up = false;
         }
+        wake
     }
 
     /// What comes before everything else: taking in what is stored, and room for whoever stores.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use etcd_client::TxnOp;
 use etcd_keyspace::testing::Op;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::*;
 use crate::support::real::{at, commit, put};
@@ -102,6 +103,24 @@ async fn everything_is_first_and_then_each_revision_with_all_its_changes() {
     assert_eq!(changes(&news(&mut events).await), (second, vec!["- /k/a/x".to_owned()]));
     assert_eq!(get(service.at, "/events?prefix=/other").await.status, 400);
     assert_eq!(get(service.at, "/events?resync=-1").await.status, 400);
+    // Longer than a clock can tell is never.
+    whole(&mut Events::open(service.at, "/events?resync=1.5e19", None).await).await;
+}
+
+#[tokio::test]
+async fn streams_have_a_bound_and_a_place_is_free_when_a_client_goes() {
+    let etcd = FakeEtcd::new();
+    let service = serve(etcd, "/k/", Limits { streams: 1, ..narrow() }).await;
+    let mut first = Events::open(service.at, "/events", None).await;
+    whole(&mut first).await;
+    let refused = get(service.at, "/events").await;
+    assert_eq!((refused.status, &refused.headers["retry-after"]), (503, &"1".parse().unwrap()));
+    drop(first);
+    let freed = async {
+        // A stream that is there would be read to its end, which does not come.
+        while timeout(Duration::from_millis(100), get(service.at, "/events")).await.is_ok() {}
+    };
+    within("a free place", freed).await;
 }
 
 /// Writes transactions for a while: what each did below the prefix, by its revision.

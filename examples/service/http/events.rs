@@ -34,6 +34,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ use etcd_keyspace::{
     Change, Entry, Events, EventsOptions, KeyEvent, KeyRange, Start, SyncReason, SyncSet,
 };
 use futures_core::Stream;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Service;
@@ -74,6 +75,8 @@ pub(super) async fn stream(
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, Refusal> {
     let range = ask.range(service.ks.mirrored())?;
+    let place = Arc::clone(&service.streams).try_acquire_owned();
+    let place = place.map_err(|_| Refusal::Unavailable("too many streams".into()))?;
     let mut options = EventsOptions::default();
     if let Some(seconds) = wish.resync {
         let every = Duration::try_from_secs_f64(seconds);
@@ -98,17 +101,21 @@ pub(super) async fn stream(
     let (sender, receiver) = mpsc::channel(1);
     let feed = Feed { service, range, options, events, sender, has, revision: Vec::new() };
     tokio::spawn(feed.run(wish.pulse));
-    Ok(Sse::new(Sent(receiver)))
+    Ok(Sse::new(Sent { events: receiver, _place: place }))
 }
 
 /// The events of one client.
-struct Sent(mpsc::Receiver<Event>);
+struct Sent {
+    events: mpsc::Receiver<Event>,
+    /// Given back with the connection.
+    _place: OwnedSemaphorePermit,
+}
 
 impl Stream for Sent {
     type Item = Result<Event, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(cx).map(|event| event.map(Ok))
+        self.events.poll_recv(cx).map(|event| event.map(Ok))
     }
 }
 

@@ -12,6 +12,7 @@ mod place;
 mod pulse;
 mod query;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -20,7 +21,7 @@ use axum::routing::get;
 use etcd_keyspace::{Builder, KeyRange, KeySpace, RangeError};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub(crate) use document::Document;
 use document::decode;
@@ -38,6 +39,9 @@ pub(crate) struct Limits {
     pub(crate) keep_alive: Duration,
     /// A stream that takes nothing for so long is ended.
     pub(crate) patience: Duration,
+    /// So many streams at a time. A client that takes nothing keeps its connection until a proxy in front,
+    /// or the system, gives it up; this bounds what such clients can hold.
+    pub(crate) streams: usize,
     /// So many events back, of up to `HISTORY_BYTES`, a stream can be resumed.
     pub(crate) history: usize,
 }
@@ -53,6 +57,7 @@ impl Default for Limits {
             fresh: Duration::from_secs(15),
             keep_alive: Duration::from_secs(15),
             patience: Duration::from_secs(60),
+            streams: 1_000,
             history: 10_000,
         }
     }
@@ -74,6 +79,8 @@ pub(crate) struct Service {
     /// The figures of the last seconds, made once for all who look.
     pulse: watch::Receiver<pulse::Pulses>,
     metrics: PrometheusHandle,
+    /// One for each stream there may be.
+    streams: Arc<Semaphore>,
     /// Turns true when the service is to end: whoever waits is answered, whoever streams is let go.
     stopping: watch::Receiver<bool>,
 }
@@ -87,7 +94,8 @@ impl Service {
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let pulse = pulse::start(&ks);
-        Service { ks, limits, process: place::process(), pulse, metrics, stopping }
+        let streams = Arc::new(Semaphore::new(limits.streams));
+        Service { ks, limits, process: place::process(), pulse, metrics, streams, stopping }
     }
 
     fn router(self) -> Router {

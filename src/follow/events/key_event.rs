@@ -13,6 +13,7 @@ use crate::error::StopReason;
 use crate::event::Revision;
 use crate::packed::Packed;
 use crate::range::KeyRange;
+use crate::timing::FOREVER;
 use crate::view::Range;
 use crate::wait::AtLeast;
 
@@ -259,7 +260,7 @@ impl EventsOptions {
     /// place among the events: none is left out for it.
     #[must_use]
     pub fn resync(mut self, every: Duration) -> Self {
-        self.resync = Some(every.max(Duration::from_millis(1)));
+        self.resync = Some(every.clamp(Duration::from_millis(1), FOREVER));
         self
     }
 }
