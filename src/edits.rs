@@ -392,6 +392,7 @@ impl<T: 'static> Loading<T> {
             next.view.revision = revision;
         }
         next.view.confirmed = revision;
+        next.view.loaded = revision;
         next
     }
 }

@@ -47,9 +47,14 @@ impl Place {
 pub(crate) struct Step<T> {
     pub(crate) number: u64,
     pub(crate) from: Place,
-    /// Through this revision nothing happened after `from`.
-    pub(crate) quiet: Revision,
+    /// At revisions from `loaded` to `quiet` the same was shown as at `from`; between `from` and `loaded`
+    /// something may have been done and undone.
+    loaded: Revision,
+    quiet: Revision,
     pub(crate) to: Place,
+    /// From here on what came before is of no matter: `to`, but for a complete read the revision of that,
+    /// also when it changed nothing. Whoever is in between may have seen what is undone by then.
+    reach: Place,
     pub(crate) what: What<T>,
 }
 
@@ -82,14 +87,28 @@ impl<T> Step<T> {
                 What::Load { entries, cluster_id, delta }
             }
         };
-        let (from, quiet) = (Place::of(before), before.confirmed);
-        Some(Step { number: view.step, from, quiet, to: Place::of(view), what })
+        let (from, to) = (Place::of(before), Place::of(view));
+        let (loaded, quiet) = (before.loaded, before.confirmed);
+        let reach = match what {
+            What::Events(_) => to,
+            What::Load { .. } => Place { revision: view.confirmed, ..to },
+        };
+        Some(Step { number: view.step, from, loaded, quiet, to, reach, what })
     }
 
     /// Whether what was shown at a place is what this step led away from.
     pub(crate) fn begins_at(&self, place: Place) -> bool {
         place == self.from
-            || self.from <= place && place.epoch == self.from.epoch && place.revision <= self.quiet
+            || place.epoch == self.from.epoch
+                && (self.from.revision.max(self.loaded)..=self.quiet).contains(&place.revision)
+    }
+
+    /// Whether whoever has seen a place can be told this step: all that happened since is in it, or it
+    /// tells everything.
+    fn can_follow(&self, place: Place) -> bool {
+        let nothing_unknown = place == self.from || place.revision >= self.loaded;
+        let tells_all = matches!(self.what, What::Load { .. });
+        place.epoch == self.from.epoch && place >= self.from && (nothing_unknown || tells_all)
     }
 
     fn size(&self) -> Bounds {
@@ -197,11 +216,12 @@ impl<T> History<T> {
     /// Which step has passed or left a place behind which something is shown already.
     pub(crate) fn passing(&self, place: Place) -> Passing<T> {
         let kept = self.kept.lock();
-        let at = kept.steps.partition_point(|step| step.to <= place);
-        let passes = |from: Place| from.epoch == place.epoch && from <= place;
+        let at = kept.steps.partition_point(|step| step.reach <= place);
         match (kept.steps.get(at), kept.steps.back()) {
-            (Some(step), _) if passes(step.from) => Passing::By(Arc::clone(step)),
-            (None, Some(newest)) if passes(newest.to) => Passing::NotYet(newest.number),
+            (Some(step), _) if step.can_follow(place) => Passing::By(Arc::clone(step)),
+            (None, Some(newest)) if newest.reach.epoch == place.epoch => {
+                Passing::NotYet(newest.number)
+            }
             _ => Passing::Gone,
         }
     }

@@ -37,6 +37,9 @@ pub struct View<T> {
     pub(crate) mirrored: Arc<KeyRange>,
     pub(crate) revision: Revision,
     pub(crate) confirmed: Revision,
+    /// The revision of the newest complete read. When it changed nothing it is beyond `revision`, and
+    /// what was done and undone between the two is not known.
+    pub(crate) loaded: Revision,
     pub(crate) cluster_id: Option<u64>,
     pub(crate) epoch: u64,
     /// How many views were shown before.
@@ -53,6 +56,7 @@ impl<T> View<T> {
             mirrored,
             revision: 0,
             confirmed: 0,
+            loaded: 0,
             cluster_id: None,
             epoch: 1,
             step: 0,
@@ -68,6 +72,7 @@ impl<T> View<T> {
             mirrored: Arc::clone(&self.mirrored),
             revision: self.revision,
             confirmed: self.confirmed,
+            loaded: self.loaded,
             cluster_id: self.cluster_id,
             epoch: self.epoch,
             step: self.step,

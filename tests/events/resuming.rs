@@ -103,3 +103,36 @@ fn mi4_mi8_a_token_of_idle_progress_goes_on_to_the_difference_of_a_reload() {
     let [KeyEvent::Sync(set)] = &reload[..] else { panic!("{reload:?}") };
     assert!(set.difference().is_none(), "{set:?}");
 }
+
+/// A key that came and went before a complete read, which changed nothing for this key space. Somebody
+/// who has seen it elsewhere must be told that it is gone, whatever is kept of that.
+#[test]
+fn mi3_a_place_that_a_complete_read_without_a_change_has_passed_is_not_gone_on_from() {
+    for kept in [0, 100] {
+        for more in 0..3 {
+            let mut store = History::new();
+            store.put("/a", "1");
+            let (ks, mut writer) = texts().event_history(kept, 1 << 20).writer();
+            writer.load(store.header(), store.kvs()).unwrap();
+            let seen = store.put("/b", "1");
+            store.delete("/b");
+            writer.load(store.header(), store.kvs()).unwrap();
+            let read = store.revision();
+            for n in 0..more {
+                let from = store.revision();
+                store.put(&format!("/{n}"), "1");
+                writer.apply(store.after(from)).unwrap();
+            }
+            let (all, _) = told(&mut follow(&ks, .., Start::after(seen)));
+            let Some(KeyEvent::Sync(set)) = all.first() else { panic!("{kept}, {more}: {all:?}") };
+            assert!(set.difference().is_none() && !set.entries().contains("/b"), "{all:?}");
+            // Whoever has seen the read goes on, if there is something kept to go on with.
+            let (all, _) = told(&mut follow(&ks, .., Start::after(read)));
+            let events = all.iter().all(|event| !matches!(event, KeyEvent::Sync(_)));
+            assert!(
+                kept == 0 && more > 1 || events && all.len() == more,
+                "{kept}, {more}: {all:?}"
+            );
+        }
+    }
+}

@@ -134,7 +134,9 @@ impl<T: Send + Sync + 'static> Events<T> {
 
     /// Goes on after a place that `now` has reached, or with a `Sync` when that is not kept.
     fn resume(&mut self, place: Place, now: &Snapshot<T>) -> Option<KeyEvent<T>> {
-        if place >= Place::of(now) {
+        let shown = Place::of(now);
+        // Before a complete read that changed nothing, something may have been done and undone.
+        if place == shown || (place > shown && place.revision >= now.loaded) {
             self.told = now.step;
         } else {
             match self.interested.ks.shared().history.passing(place) {
