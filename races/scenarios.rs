@@ -173,8 +173,8 @@ fn t53_c8_waits_end_with_their_epoch_or_with_the_mirror() {
         let waits = Arc::new(Waits::new());
         waits.publish(5, 5, 1, true);
         let waiting: Vec<_> = [
-            Awaited::Revision { revision: 9, epoch: 1 },
-            Awaited::Sync { ticket: 7, epoch: 1 },
+            Awaited::Revision { revision: 9, epoch: Some(1) },
+            Awaited::Sync { ticket: 7, epoch: Some(1) },
             Awaited::Change { after: 100 },
             Awaited::Ended,
         ]
@@ -202,7 +202,7 @@ fn t52_a_dropped_wait_leaves_nothing_and_takes_nobody_with_it() {
     check(|| {
         let waits = Arc::new(Waits::new());
         waits.publish(1, 1, 1, true);
-        let awaited = Awaited::Revision { revision: 2, epoch: 1 };
+        let awaited = Awaited::Revision { revision: 2, epoch: Some(1) };
         let (dropped, kept) = (Arc::clone(&waits), Arc::clone(&waits));
         let dropping = thread::spawn(move || {
             let mut wait = Box::pin(wait(&dropped, awaited));
@@ -230,7 +230,7 @@ fn b29_a_sync_is_never_met_by_a_read_that_began_before_it() {
                 let answered = Arc::clone(&answered);
                 thread::spawn(move || {
                     let written = store.fetch_add(1, Ordering::SeqCst) + 1;
-                    let awaited = Awaited::Sync { ticket: waits.ticket(), epoch: 1 };
+                    let awaited = Awaited::Sync { ticket: waits.ticket(), epoch: Some(1) };
                     let read = block_on(wait(&waits, awaited)).unwrap();
                     assert!(read >= Revision::try_from(written).unwrap(), "older than the call");
                     answered.fetch_add(1, Ordering::SeqCst);
@@ -260,7 +260,7 @@ fn c8_the_mirror_is_told_of_a_demand_that_comes_while_it_looks_away() {
         waits.publish(1, 1, 1, true);
         let waiting = [2, 2].map(|revision| {
             let waits = Arc::clone(&waits);
-            let awaited = Awaited::Revision { revision, epoch: 1 };
+            let awaited = Awaited::Revision { revision, epoch: Some(1) };
             thread::spawn(move || block_on(wait(&waits, awaited)).unwrap())
         });
         // Without the permit that a notification leaves behind, this would sleep for ever.
