@@ -51,21 +51,15 @@ impl Intake {
     /// Cancel safe: nothing is taken out before it is returned.
     pub(crate) async fn next(&self) -> VecDeque<Item> {
         loop {
-            if let Some(items) = self.arrived() {
-                return items;
+            {
+                let mut buffer = self.channel.buffer.lock();
+                if !buffer.items.is_empty() {
+                    buffer.bytes = 0;
+                    return std::mem::take(&mut buffer.items);
+                }
             }
             self.channel.arrived.notified().await;
         }
-    }
-
-    /// All messages that have come, if there is one.
-    pub(crate) fn arrived(&self) -> Option<VecDeque<Item>> {
-        let mut buffer = self.channel.buffer.lock();
-        if buffer.items.is_empty() {
-            return None;
-        }
-        buffer.bytes = 0;
-        Some(std::mem::take(&mut buffer.items))
     }
 
     /// Asks for a progress notification; several wishes at once become one request.
