@@ -112,9 +112,7 @@ impl Tapped {
                 let events = events.iter().map(|event| event.bytes() + overhead);
                 events.sum::<usize>() + bytes_of(refused)
             }
-            Tapped::Page(kvs) => {
-                kvs.iter().map(|kv| kv.key.len() + kv.value.len() + overhead).sum()
-            }
+            Tapped::Page(kvs) => kvs.iter().map(|kv| kv.bytes() + overhead).sum(),
             Tapped::LoadEnds { refused, .. } => overhead + bytes_of(refused),
             _ => overhead,
         }
