@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use etcd_keyspace::journal::{Journal, JournalOptions, MirrorOptions, StorageFault, StoreError};
 use etcd_keyspace::testing::FakeEtcd;
-use etcd_keyspace::{Builder, KeySpace, OnBadStore, State, StopReason};
+use etcd_keyspace::{Builder, OnBadStore, State, StopReason};
 
-use super::mirrored::{self, etcd, soon};
+use super::mirrored::{self, etcd, soon, text, things};
 use super::{all, put};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,21 +64,9 @@ impl Damage {
     }
 }
 
-fn text(kv: etcd_keyspace::RawKeyValue) -> Result<String, String> {
-    let value = String::from_utf8(kv.value).map_err(|error| error.to_string())?;
-    if value.starts_with('!') { Err(value) } else { Ok(value) }
-}
-
 fn builder(journal: &Journal) -> Builder<String> {
     let options = MirrorOptions::default().object_type("/k/b".."/k/c", "bee");
-    KeySpace::builder("/k/")
-        .unwrap()
-        .decoder(text)
-        .name("things")
-        .seed(7)
-        .apply_delay(Duration::ZERO)
-        .backoff(Duration::from_millis(5), Duration::from_millis(50))
-        .journal_with(journal, options)
+    things(text).journal_with(journal, options)
 }
 
 async fn open(path: &Path) -> Journal {

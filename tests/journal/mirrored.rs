@@ -7,7 +7,8 @@ use std::time::Duration;
 use etcd_keyspace::journal::{Beyond, MirrorOptions, StateReader};
 use etcd_keyspace::testing::FakeEtcd;
 use etcd_keyspace::{
-    Builder, KeyRange, KeySpace, OnBadStore, OnHistoryChange, Revision, State, StopReason,
+    Builder, Decoder, KeyRange, KeySpace, OnBadStore, OnHistoryChange, RawKeyValue, Revision,
+    State, StopReason, bytes,
 };
 use tokio::time::timeout;
 
@@ -15,13 +16,24 @@ use super::faulty::{Faulty, Kind};
 use super::*;
 
 fn builder() -> Builder<Vec<u8>> {
+    things(bytes())
+}
+
+/// A mirror that applies at once and tries again soon.
+pub(crate) fn things<T: Send + Sync + 'static>(decoder: impl Decoder<T>) -> Builder<T> {
     KeySpace::builder("/k/")
         .unwrap()
-        .bytes()
+        .decoder(decoder)
         .name("things")
         .seed(7)
         .apply_delay(Duration::ZERO)
         .backoff(Duration::from_millis(5), Duration::from_millis(50))
+}
+
+/// Refuses what has a `!` in front.
+pub(crate) fn text(kv: RawKeyValue) -> Result<String, String> {
+    let value = String::from_utf8(kv.value).map_err(|error| error.to_string())?;
+    if value.starts_with('!') { Err(value) } else { Ok(value) }
 }
 
 /// An etcd whose clock is the real one: a journal's thread does not wait for a paused one.

@@ -1,29 +1,17 @@
 //! Keys whose newest value cannot be decoded, across restarts: what is shown and listed is what a
 //! mirror that went on running shows.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use etcd_keyspace::testing::FakeEtcd;
 use etcd_keyspace::{BadValues, Builder, KeyRange, KeySpace, OnHistoryChange, RawKeyValue, State};
 
 use super::in_memory;
-use super::mirrored::{etcd, soon};
+use super::mirrored::{etcd, soon, text, things};
 use etcd_keyspace::journal::{Journal, StoredRefusal};
 
-/// Refuses what has a `!` in front.
-fn text(kv: RawKeyValue) -> Result<String, String> {
-    let value = String::from_utf8(kv.value).map_err(|error| error.to_string())?;
-    if value.starts_with('!') { Err(value) } else { Ok(value) }
-}
-
 fn builder() -> Builder<String> {
-    KeySpace::builder("/k/")
-        .unwrap()
-        .decoder(text)
-        .name("things")
-        .seed(7)
-        .apply_delay(Duration::ZERO)
-        .backoff(Duration::from_millis(5), Duration::from_millis(50))
+    things(text)
 }
 
 async fn start(etcd: &FakeEtcd, journal: &Journal) -> KeySpace<String> {
