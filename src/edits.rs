@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use crate::batch::{Batch, KeyHistory};
 use crate::decode::{BadValues, DecodeError, Decoder, FormerRejection, Rejection, decode};
 use crate::delta::{Change, Effect, Effects};
-use crate::entry::{Entry, Numbers};
+use crate::entry::{Entry, Numbers, ValueHash};
 use crate::event::{Event, RawKeyValue, Revision};
 use crate::known::{Unordered, Walk};
 use crate::packed::{Builder, Edit, Place};
@@ -42,9 +42,16 @@ enum Shown<T> {
 /// The outcome for one key: what it shows, and whether its newest value is rejected.
 struct Outcome<T> {
     shown: Shown<T>,
-    rejected: Option<(Numbers, DecodeError)>,
+    rejected: Option<Undecodable>,
     /// Since when it is rejected, where that is known of a former mirror.
     since: Option<SystemTime>,
+}
+
+/// A write whose value cannot be decoded.
+struct Undecodable {
+    numbers: Numbers,
+    value: ValueHash,
+    error: DecodeError,
 }
 
 impl<T: 'static> Decoding<T> {
@@ -60,12 +67,11 @@ impl<T: 'static> Decoding<T> {
         let Some(last) = writes.next_back() else {
             return Outcome { shown: Shown::Nothing, rejected: None, since: None };
         };
-        let numbers = Numbers::from(&last);
-        let error = match self.entry(last) {
+        let rejected = match self.entry(last) {
             Ok(entry) => {
                 return Outcome { shown: Shown::Entry(entry), rejected: None, since: None };
             }
-            Err(error) => error,
+            Err(rejected) => rejected,
         };
         let earlier = match self.bad_values {
             BadValues::Drop => None,
@@ -73,10 +79,10 @@ impl<T: 'static> Decoding<T> {
         };
         let shown = match earlier {
             Some(entry) => Shown::Entry(entry),
-            None if self.keeps(old, numbers) => Shown::Same,
+            None if self.keeps(old, rejected.numbers) => Shown::Same,
             None => Shown::Nothing,
         };
-        Outcome { shown, rejected: Some((numbers, error)), since: None }
+        Outcome { shown, rejected: Some(rejected), since: None }
     }
 
     /// Decides the same event by event, and notes what each of them changed.
@@ -93,16 +99,13 @@ impl<T: 'static> Decoding<T> {
             rejected = None;
             let next = match event {
                 Event::Delete { .. } => None,
-                Event::Put(kv) => {
-                    let numbers = Numbers::from(&kv);
-                    self.entry(kv).map_or_else(
-                        |error| {
-                            rejected = Some((numbers, error));
-                            shown.clone().filter(|shown| self.keeps(Some(shown), numbers))
-                        },
-                        Some,
-                    )
-                }
+                Event::Put(kv) => match self.entry(kv) {
+                    Ok(entry) => Some(entry),
+                    Err(bad) => {
+                        let bad = rejected.insert(bad);
+                        shown.clone().filter(|shown| self.keeps(Some(shown), bad.numbers))
+                    }
+                },
             };
             let changes = match Change::between(shown.as_ref(), next.as_ref()) {
                 // Its deletion was not delivered, which only the lenient mode tolerates.
@@ -130,12 +133,15 @@ impl<T: 'static> Decoding<T> {
             && old.is_some_and(|old| old.create_revision() == numbers.create_revision)
     }
 
-    fn entry(&self, kv: RawKeyValue) -> Result<Arc<Entry<T>>, DecodeError> {
+    fn entry(&self, kv: RawKeyValue) -> Result<Arc<Entry<T>>, Undecodable> {
         let numbers = Numbers::from(&kv);
         // The decoder may keep the record's bytes, so the entry's key is made first.
         let key: SmallVec<[u8; 64]> = SmallVec::from_slice(&kv.key);
-        let value = decode(&*self.decoder, kv)?;
-        Ok(Arc::new(Entry::decoded(&key, numbers, value)))
+        let value = ValueHash::of(&kv.value);
+        match decode(&*self.decoder, kv) {
+            Ok(decoded) => Ok(Arc::new(Entry::decoded(&key, numbers, value, decoded))),
+            Err(error) => Err(Undecodable { numbers, value, error }),
+        }
     }
 }
 
@@ -187,7 +193,7 @@ impl<T> Edits<T> {
             Shown::Entry(_) => true,
         };
         match outcome.rejected {
-            Some((numbers, error)) => {
+            Some(Undecodable { numbers, value, error }) => {
                 let since = outcome.since.unwrap_or(match (&outcome.shown, was_rejected) {
                     // A good value lay in between, or the key was created anew.
                     (Shown::Entry(_), _) | (_, None) => self.now,
@@ -197,7 +203,7 @@ impl<T> Edits<T> {
                 let rejection = Rejection { error: Arc::new(error), since, shown: shows };
                 self.hidden += usize::from(!shows);
                 self.bad += 1;
-                let entry = Entry::decoded(key, numbers, rejection);
+                let entry = Entry::decoded(key, numbers, value, rejection);
                 self.rejected.push((rejected_place, Edit::Put(Arc::new(entry))));
             }
             None if was_rejected.is_some() => {

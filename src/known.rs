@@ -3,9 +3,12 @@
 //! Owns which known keys the read has, with which numbers, and which it has not. Pure. Known keys are
 //! entries and rejected values alike (C10). Must not decide what a difference means.
 
+use std::ops::AddAssign;
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
-use crate::entry::{Entry, Numbers};
+use crate::entry::{Entry, Numbers, ValueHash};
 use crate::event::Revision;
 use crate::packed::Packed;
 use crate::view::View;
@@ -26,11 +29,13 @@ pub(crate) struct Walk<T> {
     last: Option<Vec<u8>>,
 }
 
-/// What a view knows of a key: the rank of its entry and the numbers of its newest value.
+/// What a view knows of a key: the rank of its entry, and the numbers and the hash of its newest value,
+/// decodable or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KnownKey {
     pub(crate) entry: Option<usize>,
     pub(crate) numbers: Numbers,
+    pub(crate) value: ValueHash,
 }
 
 impl<T> Walk<T> {
@@ -69,12 +74,13 @@ impl<T> Walk<T> {
 
     /// Passes `key`, below which nothing is left, and tells what is known of it.
     pub(crate) fn pass(&mut self, key: &[u8]) -> Option<KnownKey> {
-        let entry = numbers_at(&self.base.entries, self.next_entry, key);
-        let rejected = numbers_at(&self.base.rejected, self.next_rejected, key);
+        let entry = newest_at(&self.base.entries, self.next_entry, key);
+        let rejected = newest_at(&self.base.rejected, self.next_rejected, key);
         let rank = entry.map(|_| self.next_entry);
         self.next_entry += usize::from(entry.is_some());
         self.next_rejected += usize::from(rejected.is_some());
-        rejected.or(entry).map(|numbers| KnownKey { entry: rank, numbers })
+        let newest = rejected.or(entry);
+        newest.map(|(numbers, value)| KnownKey { entry: rank, numbers, value })
     }
 }
 
@@ -82,12 +88,35 @@ fn key_at<E>(packed: &Packed<E>, rank: usize) -> Option<&[u8]> {
     packed.all().nth(rank).map(|entry| entry.key())
 }
 
-fn numbers_at<E>(packed: &Packed<E>, rank: usize, key: &[u8]) -> Option<Numbers> {
+fn newest_at<E>(packed: &Packed<E>, rank: usize, key: &[u8]) -> Option<(Numbers, ValueHash)> {
     let entry = packed.all().nth(rank).filter(|entry| entry.key() == key);
-    entry.map(|entry: &std::sync::Arc<Entry<E>>| entry.numbers())
+    entry.map(|entry: &Arc<Entry<E>>| (entry.numbers(), entry.value_hash()))
 }
 
-/// Compares a view's keys and numbers with a read of keys alone at the view's confirmed revision.
+/// How many keys differ between a view and a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Differing {
+    /// Keys that only one side has, or whose newest write is another one.
+    pub(crate) keys: u64,
+    /// Keys with the same newest write and another value: two histories.
+    pub(crate) values: u64,
+}
+
+impl Differing {
+    pub(crate) fn is_none(self) -> bool {
+        self == Differing::default()
+    }
+}
+
+impl AddAssign for Differing {
+    fn add_assign(&mut self, more: Differing) {
+        self.keys += more.keys;
+        self.values += more.values;
+    }
+}
+
+/// Compares a view with a read of the range at the view's confirmed revision: keys and numbers, and
+/// values where the read has them.
 pub(crate) struct Comparison<T> {
     walk: Walk<T>,
 }
@@ -102,24 +131,28 @@ impl<T> Comparison<T> {
         self.walk.base.confirmed
     }
 
-    /// Takes the next keys of the read and gives how many known keys and keys of the read differ;
-    /// with `last`, what the view has beyond them too.
+    /// Compares the next keys of the read, each with its numbers and, to compare its value too, the hash
+    /// of that; returns how many differ. With `last` the view's keys beyond them count as missing.
     pub(crate) fn page<'a>(
         &mut self,
-        keys: impl IntoIterator<Item = (&'a [u8], Numbers)>,
+        keys: impl IntoIterator<Item = (&'a [u8], Numbers, Option<ValueHash>)>,
         last: bool,
-    ) -> Result<u64, Unordered> {
-        let mut differing = 0;
-        for (key, numbers) in keys {
+    ) -> Result<Differing, Unordered> {
+        let mut differing = Differing::default();
+        for (key, numbers, value) in keys {
             self.walk.advance(key)?;
             while self.walk.missing(Some(key)).is_some() {
-                differing += 1;
+                differing.keys += 1;
             }
-            let known = self.walk.pass(key);
-            differing += u64::from(known.is_none_or(|known| !known.numbers.is_same_write(numbers)));
+            match self.walk.pass(key).filter(|known| known.numbers.is_same_write(numbers)) {
+                Some(known) => {
+                    differing.values += u64::from(value.is_some_and(|value| value != known.value));
+                }
+                None => differing.keys += 1,
+            }
         }
         while last && self.walk.missing(None).is_some() {
-            differing += 1;
+            differing.keys += 1;
         }
         Ok(differing)
     }

@@ -50,7 +50,8 @@ fn memory(report: &mut Report, keys: usize) {
     let ours = per_key(&|data| Box::new(contenders::into_key_space(data)));
     let theirs = per_key(&|data| Box::new(contenders::into_ordered(data)));
     println!("S12  heap beyond key and value: {ours:.0} B a key, BTreeMap {theirs:.0} B");
-    report.bar("S12", ours / theirs, 1.15);
+    // 8 of the bytes are the hash of the raw value.
+    report.bar("S12", ours / theirs, 1.25);
 }
 
 /// One reader of random keys while batches of 1,000 are applied every 30 ms, and without.

@@ -216,7 +216,7 @@ impl<T: Send + Sync + 'static> Sink<T> {
 
     fn audit(&mut self, keys: &AuditKeys, last: bool) -> Option<Input> {
         let comparison = self.auditing.as_mut()?;
-        let keys = keys.iter().map(|(key, numbers)| (key.as_slice(), *numbers));
+        let keys = keys.iter().map(|(key, numbers, value)| (key.as_slice(), *numbers, *value));
         let compared = comparison.page(keys, last);
         if last {
             self.end_audit();

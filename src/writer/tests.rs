@@ -6,7 +6,9 @@ use std::task::{Context, Poll, Waker};
 
 use super::*;
 use crate::delta::Change;
+use crate::entry::{Numbers, ValueHash};
 use crate::keyspace::KeySpace;
+use crate::known::Differing;
 use crate::wait::WaitError;
 
 fn kv(key: &str, create_revision: Revision, mod_revision: Revision, version: i64) -> RawKeyValue {
@@ -139,4 +141,39 @@ fn c10_known_keys_count_what_etcd_has() {
         WatchResponse { header: Some(header(15)), events: deletes.into(), ..Default::default() };
     writer.apply(vec![response]).unwrap();
     assert_eq!((known(&writer), writer.view().len()), (0, 0));
+}
+
+/// A comparison counts keys of one side and other writes apart from other values of the same write;
+/// the newest value of a key counts, decodable or not.
+#[test]
+fn a_comparison_tells_other_keys_from_other_values() {
+    let decoder = |kv: RawKeyValue| String::from_utf8(kv.value);
+    let (_ks, mut writer) = KeySpace::builder("/").unwrap().decoder(decoder).writer();
+    let bad = |kv, byte| RawKeyValue { value: vec![byte], ..kv };
+    let kvs = [
+        kv("/a", 2, 4, 2),
+        kv("/b", 3, 3, 1),
+        bad(kv("/c", 5, 9, 4), 0xff),
+        kv("/d", 6, 6, 1),
+        kv("/e", 7, 7, 1),
+    ];
+    writer.load(header(9), kvs.to_vec()).unwrap();
+    let compare = |kvs: &[RawKeyValue], values: bool| {
+        let hash = |kv: &RawKeyValue| values.then(|| ValueHash::of(&kv.value));
+        let keys = kvs.iter().map(|kv| (kv.key.as_slice(), Numbers::from(kv), hash(kv)));
+        let Differing { keys, values } = writer.begin_audit().page(keys, true).unwrap();
+        (keys, values)
+    };
+    assert_eq!((compare(&kvs, false), compare(&kvs, true)), ((0, 0), (0, 0)));
+    let other = [
+        bad(kv("/a", 2, 4, 2), b'x'),
+        kv("/aa", 4, 4, 1),
+        kv("/b", 3, 8, 2),
+        bad(kv("/c", 5, 9, 4), 0xfe),
+        kv("/d", 6, 6, 1),
+    ];
+    assert_eq!((compare(&other, false), compare(&other, true)), ((3, 0), (3, 2)));
+    // A server that keeps no versions still keeps values.
+    let unversioned = kvs.map(|kv| RawKeyValue { version: 0, ..kv });
+    assert_eq!(compare(&unversioned, true), (0, 0));
 }

@@ -4,8 +4,9 @@
 //! goes on meanwhile: both sides are compared at one revision of the past.
 
 use super::{Action, Instant, Machine, Phase, Purpose, Reload, SourceError, SourceErrorKind};
-use crate::entry::Numbers;
+use crate::entry::{Numbers, ValueHash};
 use crate::event::Revision;
+use crate::known::Differing;
 use crate::mirror::pager::{Pager, Step};
 use crate::source::{RangePage, RangeRequest};
 use crate::writer::LoadError;
@@ -21,11 +22,11 @@ pub(super) struct Audit {
     number: u64,
     begun: bool,
     pager: Option<Pager>,
-    differing: u64,
+    differing: Differing,
 }
 
-/// A page of an audit: keys with their numbers.
-pub(crate) type AuditKeys = Vec<(Vec<u8>, Numbers)>;
+/// A page of an audit: keys with their numbers, and the hashes of their values if those were read.
+pub(crate) type AuditKeys = Vec<(Vec<u8>, Numbers, Option<ValueHash>)>;
 
 /// Whether a failure says nothing about the connection: the revision was compacted meanwhile, or the
 /// page was too much for the server.
@@ -70,7 +71,7 @@ impl Machine {
         if self.audit_deadline().is_some_and(|due| due <= now) {
             self.audit.begun = true;
             self.audit.number += 1;
-            self.audit.differing = 0;
+            self.audit.differing = Differing::default();
             self.act(Action::BeginAudit);
         }
     }
@@ -123,12 +124,17 @@ impl Machine {
             self.ask_audit();
         }
         let keys = kvs.into_iter().map(|kv| (Numbers::from(&kv), kv.key));
-        let keys = keys.map(|(numbers, key)| (key, numbers)).collect();
+        let keys = keys.map(|(numbers, key)| (key, numbers, None)).collect();
         self.act(Action::AuditKeys { keys, last });
     }
 
     /// A page was compared.
-    pub(super) fn audited(&mut self, now: Instant, result: Result<u64, LoadError>, last: bool) {
+    pub(super) fn audited(
+        &mut self,
+        now: Instant,
+        result: Result<Differing, LoadError>,
+        last: bool,
+    ) {
         if self.phase != Phase::Live || self.audit.pager.is_none() {
             return;
         }
@@ -144,12 +150,12 @@ impl Machine {
         }
         let differing = self.audit.differing;
         self.report.counters.audits += 1;
-        self.report.counters.drift += differing;
+        self.report.counters.drift += differing.keys + differing.values;
         self.abandon_audit();
         self.audit.due = self.next_audit(now);
-        if differing > 0 {
+        if !differing.is_none() {
             let name = &self.options.name;
-            tracing::error!(%name, differing, "the audit found other keys in etcd; they are read again");
+            tracing::error!(%name, differing = differing.keys, "the audit found other keys in etcd; they are read again");
             let kind = SourceErrorKind::Malformed;
             let error = SourceError::new(kind, "an audit found that the watch had lost history");
             self.report.last_error = Some(std::sync::Arc::new(error));

@@ -13,6 +13,7 @@ use crate::cut::GaveUp;
 use crate::error::StopReason;
 use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
 use crate::hold::{Held, Verdict};
+use crate::known::Differing;
 use crate::mirror::warm::Cause;
 use crate::source::{RangeChunk, RangePage, RangeRequest, ServerVersion, SourceError};
 use crate::writer::{Applied, LoadError};
@@ -160,7 +161,7 @@ pub(crate) enum Input {
     AuditBegun(Revision),
     /// How many keys of a page differ.
     Audited {
-        result: Result<u64, LoadError>,
+        result: Result<Differing, LoadError>,
         last: bool,
     },
     Applied(Option<Probe>, Result<Applied, ApplyError>),
