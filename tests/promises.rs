@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// Each table with the ids that it must have.
+/// Each table with the ids that it must have. Those found in use (`H`) are numbered with gaps.
 fn tables() -> [(&'static str, Vec<String>); 2] {
     let ids = |prefix: &str, last: u32| -> Vec<String> {
         (1..=last).map(|n| format!("{prefix}{n}")).collect()
@@ -44,8 +44,11 @@ fn tests_in(proof: &str) -> Vec<(&str, &str)> {
 fn every_promise_and_every_hazard_has_a_test_or_a_reason() {
     for (table, ids) in tables() {
         let rows = rows(table);
-        assert_eq!(rows.len(), ids.len(), "{table} has rows of other ids");
-        for id in ids {
+        let found =
+            |id: &&String| id.strip_prefix('H').is_some_and(|number| number.parse::<u32>().is_ok());
+        let found: Vec<_> = rows.keys().filter(found).cloned().collect();
+        assert_eq!(rows.len(), ids.len() + found.len(), "{table} has rows of other ids");
+        for id in ids.into_iter().chain(found) {
             let proof = rows.get(&id).unwrap_or_else(|| panic!("{id} has no row"));
             let reasoned = proof.starts_with("Not here:") && proof.len() > 30;
             assert!(reasoned || !tests_in(proof).is_empty(), "{id} names no test and no reason");

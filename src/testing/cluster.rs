@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::counts::Counts;
+use super::elections::{Elections, FIRST_TERM};
 use super::member::{Call, FaultSet, Member, Tamper, error, no_leader};
 use super::random::Random;
 use super::store::{Refusal, Store};
@@ -61,7 +62,7 @@ pub(super) struct Cluster {
     pub(super) members: Vec<Member>,
     pub(super) limits: WatchLimits,
     cluster_id: u64,
-    raft_term: u64,
+    pub(super) elections: Elections,
     random: Random,
     /// Ascending by id, which makes the order of wake-ups a matter of the seed alone.
     watchers: BTreeMap<u64, Watcher>,
@@ -86,7 +87,7 @@ impl Cluster {
             members: Vec::new(),
             limits: DEFAULT_LIMITS,
             cluster_id,
-            raft_term: 2,
+            elections: Elections::new(),
             random,
             watchers: BTreeMap::new(),
             next_watcher: 0,
@@ -103,7 +104,7 @@ impl Cluster {
         while self.members.len() < endpoints {
             let version = self.members.first().map_or(DEFAULT_VERSION, |member| member.version);
             let id = self.random.next();
-            self.members.push(Member::new(id, version));
+            self.members.push(Member::new(id, version, self.elections.term()));
         }
     }
 
@@ -111,20 +112,25 @@ impl Cluster {
         self.random.below(bound)
     }
 
-    /// The header of an answer of `member`; the revision is as far as the member is.
-    pub(super) fn header(&self, member: usize) -> Option<Header> {
-        let headerless = self.members[member].faults.headerless;
-        let revision = self.members[member].applied(&self.store).revision;
-        (!headerless).then(|| Header { revision, ..self.bare_header(member) })
+    /// The header of an answer of `member` to a read; the revision is as far as the member is.
+    pub(super) fn header(&mut self, member: usize) -> Option<Header> {
+        let bare = self.bare_header(member);
+        let member = &mut self.members[member];
+        let revision = member.applied(&self.store).revision;
+        let raft_term = member.late_term.take().unwrap_or(bare.raft_term);
+        (!member.faults.headerless).then_some(Header { revision, raft_term, ..bare })
+    }
+
+    /// The header of the answer to a write that the first member serves now.
+    pub(super) fn write_header(&self) -> Header {
+        let (revision, raft_term) = (self.store.revision(), self.elections.term());
+        Header { revision, raft_term, ..self.bare_header(0) }
     }
 
     fn bare_header(&self, member: usize) -> Header {
-        Header {
-            cluster_id: self.cluster_id,
-            member_id: self.members[member].id,
-            revision: 0,
-            raft_term: self.raft_term,
-        }
+        let member = &self.members[member];
+        let (cluster_id, member_id, raft_term) = (self.cluster_id, member.id, member.term);
+        Header { cluster_id, member_id, revision: 0, raft_term }
     }
 
     /// How long an answer of `member` to `call` is on its way.
@@ -208,14 +214,29 @@ impl Cluster {
         Ok(revision)
     }
 
-    pub(super) fn restore(&mut self, revision: Revision, bump: u32) -> Result<(), Refusal> {
+    pub(super) fn restore(
+        &mut self,
+        revision: Revision,
+        bump: u32,
+        term: u64,
+    ) -> Result<(), Refusal> {
         self.store.restore(revision)?;
         if bump > 0 {
             self.store.bump(bump);
         }
-        self.raft_term = 2;
-        self.cut_all();
+        self.begin(term);
         Ok(())
+    }
+
+    pub(super) fn wipe(&mut self) {
+        self.store.wipe();
+        self.begin(FIRST_TERM);
+    }
+
+    /// All members run a new store, whose first leader has `term`.
+    fn begin(&mut self, term: u64) {
+        self.elections.begin(term, &mut self.members);
+        self.cut_all();
     }
 
     pub(super) fn change_cluster(&mut self) {
@@ -224,10 +245,6 @@ impl Cluster {
             self.members[member].id = self.random.next();
         }
         self.cut_all();
-    }
-
-    pub(super) fn raise_term(&mut self) {
-        self.raft_term += 1;
     }
 
     fn cut_all(&mut self) {

@@ -128,7 +128,8 @@ impl Faults {
         self.cut();
     }
 
-    /// Ends a [`down`](Faults::down).
+    /// Ends a [`down`](Faults::down). Where no member could lead meanwhile, or the leader was taken down, the
+    /// raft term has risen.
     pub fn up(&self) {
         self.set(|faults| faults.down = false);
     }
@@ -140,12 +141,21 @@ impl Faults {
         self.each(Cluster::lose_leader);
     }
 
-    /// Gives the leader back, with a new term.
+    /// Has a leader elected: the raft term rises by one, and a [`lose_leader`](Faults::lose_leader) ends.
+    ///
+    /// Where there was a leader before, clients notice nothing but the new term in headers.
     pub fn elect_leader(&self) {
         self.each(|cluster, member| {
             cluster.members[member].faults.leaderless = false;
-            cluster.raise_term();
+            cluster.elections.depose();
         });
+    }
+
+    /// Lets the first answer to a read in a new term show the term before it.
+    ///
+    /// etcd sets the applied index, which linearizable reads wait for, before the term.
+    pub fn late_term(&self) {
+        self.set(|faults| faults.term_late = true);
     }
 
     /// Lets the endpoint fall behind: it takes no writes, so watches see none and progress stands
@@ -335,7 +345,8 @@ impl Faults {
         Faults { shared, endpoint }
     }
 
-    /// Runs `work` on every endpoint meant. What it returns is dropped after the lock.
+    /// Runs `work` on every endpoint meant, and an election where that is due. What `work` returns is dropped
+    /// after the lock.
     fn each<R>(&self, mut work: impl FnMut(&mut Cluster, usize) -> R) -> Vec<R> {
         self.shared.update(|cluster| {
             let meant = match self.endpoint {
@@ -343,6 +354,7 @@ impl Faults {
                 None => 0..cluster.members.len(),
             };
             let results = meant.map(|member| work(cluster, member)).collect();
+            cluster.elections.settle(&mut cluster.members);
             cluster.stir();
             results
         })

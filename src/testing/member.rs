@@ -120,6 +120,8 @@ pub(super) struct FaultSet {
     pub(super) truncate: u64,
     /// Pages still to be put out of order.
     pub(super) scramble: u64,
+    /// The first answer in a new term shows the one before.
+    pub(super) term_late: bool,
     pub(super) tamper: Option<Tamper>,
 }
 
@@ -135,6 +137,10 @@ pub(super) struct Member {
     pub(super) generation: u64,
     /// While the member lags: what it has.
     pub(super) applied: Option<Applied>,
+    /// The raft term of what it applied last.
+    pub(super) term: u64,
+    /// The term that its next answer shows instead.
+    pub(super) late_term: Option<u64>,
     /// Until when it works on answers, as far as its capacity is bounded.
     busy_until: Option<Instant>,
 }
@@ -160,7 +166,7 @@ impl Applied {
 }
 
 impl Member {
-    pub(super) fn new(id: u64, version: ServerVersion) -> Self {
+    pub(super) fn new(id: u64, version: ServerVersion, term: u64) -> Self {
         Member {
             id,
             version,
@@ -169,6 +175,8 @@ impl Member {
             counts: Counts::default(),
             generation: 0,
             applied: None,
+            term,
+            late_term: None,
             busy_until: None,
         }
     }
@@ -191,6 +199,19 @@ impl Member {
     /// How far the member is in `store`.
     pub(super) fn applied(&self, store: &Store) -> Applied {
         self.applied.unwrap_or(Applied { revision: store.revision(), compacted: store.compacted() })
+    }
+
+    /// Whether the member runs and reaches the others.
+    pub(super) fn can_lead(&self) -> bool {
+        !self.faults.down && !self.faults.leaderless
+    }
+
+    /// Learns the cluster's term, unless it lags.
+    pub(super) fn learn_term(&mut self, term: u64) {
+        if self.applied.is_none() && self.term != term {
+            self.late_term = self.faults.term_late.then_some(self.term);
+            self.term = term;
+        }
     }
 
     /// Whether the member can do nothing before something changes; to read its store takes more.

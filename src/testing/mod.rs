@@ -10,6 +10,7 @@
 mod bugs;
 mod cluster;
 mod counts;
+mod elections;
 mod faults;
 mod member;
 mod random;
@@ -32,10 +33,11 @@ pub use faults::Faults;
 pub use member::Call;
 pub use store::Op;
 
-use crate::event::{Event, RawKeyValue, Revision};
+use crate::event::{Event, Header, RawKeyValue, Revision};
 use crate::range::KeyRange;
 use crate::source::ServerVersion;
 use cluster::Shared;
+use elections::FIRST_TERM;
 use store::Refusal;
 
 /// The seed of [`FakeEtcd::new`].
@@ -236,23 +238,40 @@ impl FakeEtcd {
 /// Disasters of the whole cluster.
 impl FakeEtcd {
     /// Goes back to `revision`, as restoring a backup does: cluster and member ids stay, later history
-    /// is gone, every transport breaks.
+    /// is gone, the raft term begins at 2 again, every transport breaks.
     ///
     /// # Panics
     /// If the revision is in the future.
     #[track_caller]
     pub fn restore(&self, revision: Revision) {
-        allowed(self.shared.update(|cluster| cluster.restore(revision, 0)));
+        allowed(self.shared.update(|cluster| cluster.restore(revision, 0, FIRST_TERM)));
+    }
+
+    /// The same with a raft term of your own, as after some elections: lower than before, equal or higher.
+    ///
+    /// # Panics
+    /// If the revision is in the future, or the term zero.
+    #[track_caller]
+    pub fn restore_at_term(&self, revision: Revision, term: u64) {
+        assert!(term > 0, "no cluster has the term zero");
+        allowed(self.shared.update(|cluster| cluster.restore(revision, 0, term)));
     }
 
     /// Goes back to the state of `revision` but on to a revision `bump` higher, with everything before
-    /// it compacted, as `etcdutl snapshot restore --bump-revision --mark-compacted` does.
+    /// it compacted, as `etcdutl snapshot restore --bump-revision --mark-compacted` does. The raft term
+    /// begins at 2 again.
     ///
     /// # Panics
     /// If the revision is in the future.
     #[track_caller]
     pub fn restore_bumped(&self, revision: Revision, bump: u32) {
-        allowed(self.shared.update(|cluster| cluster.restore(revision, bump)));
+        allowed(self.shared.update(|cluster| cluster.restore(revision, bump, FIRST_TERM)));
+    }
+
+    /// Begins an empty store at revision 1, as removing the data directories does: cluster and member ids
+    /// stay, leases are gone, the raft term begins at 2 again, every transport breaks.
+    pub fn wipe(&self) {
+        self.shared.update(cluster::Cluster::wipe);
     }
 
     /// Gives the cluster another identity, with the same contents, and breaks every transport.
@@ -267,6 +286,13 @@ impl FakeEtcd {
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.shared.update(|cluster| cluster.store.revision())
+    }
+
+    /// The header of the response to a write that the first endpoint would acknowledge now: cluster,
+    /// revision and raft term. Called right after a write, it is the header of that write's response.
+    #[must_use]
+    pub fn header(&self) -> Header {
+        self.shared.update(|cluster| cluster.write_header())
     }
 
     /// The revision of the last compaction, zero for none.

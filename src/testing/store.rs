@@ -235,6 +235,12 @@ impl Store {
         Ok(())
     }
 
+    /// Forgets everything, as a store does whose files are removed. Ids of leases are not used again:
+    /// a server makes them from the time.
+    pub(super) fn wipe(&mut self) {
+        *self = Store { next_lease: self.next_lease, ..Store::new() };
+    }
+
     /// Jumps `by` revisions ahead without a write and marks everything before as compacted
     /// (etcdutl: `snapshot restore --bump-revision --mark-compacted`).
     pub(super) fn bump(&mut self, by: u32) {

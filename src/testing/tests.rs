@@ -5,6 +5,7 @@ mod faults;
 mod model;
 mod range;
 mod store;
+mod terms;
 mod wake;
 mod watch;
 
