@@ -370,7 +370,15 @@ impl Cluster {
             header,
             delay,
         };
-        self.watchers.insert(id, Watcher::open(member, range, start, interval, &scene));
+        let proxied = scene.member.faults.proxied;
+        let joins =
+            |before: &Watcher| before.member == member && before.is_joined_by(&range, start);
+        let joined = proxied && self.watchers.values().any(joins);
+        let mut watcher = Watcher::open(member, range, start, interval, &scene);
+        if joined {
+            watcher.make_up_header();
+        }
+        self.watchers.insert(id, watcher);
         self.wake.append(&mut self.observers);
         id
     }

@@ -170,7 +170,8 @@ impl Faults {
     }
 
     /// Puts a gRPC proxy before the endpoint: progress requests are swallowed, nothing is cut into
-    /// fragments, and a cut only makes watches silent.
+    /// fragments, and a cut only makes watches silent. A watch of a range that the proxy watches already
+    /// is created with a header without ids and term, which the proxy makes up.
     pub fn proxy(&self) {
         self.set(|faults| faults.proxied = true);
     }

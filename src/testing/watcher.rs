@@ -86,6 +86,8 @@ pub(super) struct Watcher {
     fragments: VecDeque<WatchResponse>,
     sent: VecDeque<Sent>,
     last_sent: Revision,
+    /// The least start of another watch that a proxy joins to this one.
+    joinable: Revision,
     /// Progress requests that reached a stalled member.
     owed: u64,
     tick: Option<Instant>,
@@ -156,6 +158,7 @@ impl Watcher {
             fragments: VecDeque::new(),
             sent: VecDeque::new(),
             last_sent: 0,
+            joinable: start,
             owed: 0,
             tick: interval.map(|interval| Instant::now() + interval),
             interval: interval.unwrap_or_default(),
@@ -176,6 +179,19 @@ impl Watcher {
         let delay = scene.delay + scene.member.faults.created_delay;
         watcher.push_delayed(created, delay);
         watcher
+    }
+
+    /// Whether a gRPC proxy serves a new watch from this one (grpcproxy: `watchBroadcast.add`).
+    pub(super) fn is_joined_by(&self, range: &KeyRange, start: Revision) -> bool {
+        self.is_serving() && self.range == *range && self.joinable <= start && start > 0
+    }
+
+    /// Answers the creation as a proxy does that has such a watch already: without ids and term.
+    pub(super) fn make_up_header(&mut self) {
+        if let Some(created) = self.queue.front_mut().filter(|_| !self.finished) {
+            let header = Header { revision: self.start, ..Header::default() };
+            created.response.header = Some(header);
+        }
     }
 
     /// Whether the server still counts it.
@@ -277,6 +293,9 @@ impl Watcher {
     fn push_delayed(&mut self, response: WatchResponse, delay: Duration) {
         let before = self.queue.back().and_then(|queued| queued.at);
         let own = (!delay.is_zero()).then(|| Instant::now() + delay);
+        if let Some(header) = response.header.filter(|_| !response.created) {
+            self.joinable = self.joinable.max(header.revision + 1);
+        }
         self.queued += 1;
         self.queue.push_back(Queued { at: own.max(before), response });
     }

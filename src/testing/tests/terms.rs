@@ -91,6 +91,30 @@ async fn h30_one_answer_after_an_election_may_show_the_old_term() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn h30_a_proxy_makes_headers_up_without_ids_and_term() {
+    let etcd = FakeEtcd::new();
+    etcd.faults().proxy();
+    let mut first = watch(&etcd, "", 2).await;
+    assert_eq!(next(&mut first).await.header, Some(etcd.header()));
+    let mut second = watch(&etcd, "", 2).await;
+    let made_up = Header { revision: 2, ..Header::default() };
+    assert_eq!(next(&mut second).await.header, Some(made_up));
+    let revision = etcd.put("k", "");
+    for stream in [&mut first, &mut second] {
+        assert_eq!(next(stream).await.header, Some(etcd.header()));
+    }
+    let (mut behind, mut other) = (watch(&etcd, "", revision).await, watch(&etcd, "k", 4).await);
+    for stream in [&mut behind, &mut other] {
+        let header = next(stream).await.header;
+        assert_eq!(header, Some(etcd.header()), "a watch that the proxy opens anew");
+    }
+    assert_eq!(header_at(&etcd, 0).await, etcd.header(), "reads pass through");
+    etcd.faults().cut();
+    let mut anew = watch(&etcd, "", 4).await;
+    assert_eq!(next(&mut anew).await.header, Some(etcd.header()), "the joined ones are dead");
+}
+
+#[tokio::test(start_paused = true)]
 async fn h31_a_restored_store_begins_at_a_low_term() {
     let etcd = FakeEtcd::new();
     for _ in 0..5 {
