@@ -4,20 +4,22 @@
 //! are told one by one. Decodes, so it runs outside
 //! every lock; takes the time as an argument. Must not judge continuity, lock or publish.
 
-use std::collections::HashMap;
+mod loading;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use smallvec::SmallVec;
 
 use crate::batch::{Batch, KeyHistory};
-use crate::decode::{BadValues, DecodeError, Decoder, FormerRejection, Rejection, decode};
+use crate::decode::{BadValues, DecodeError, Decoder, Rejection, decode};
 use crate::delta::{Change, Effect, Effects};
 use crate::entry::{Entry, Numbers, ValueHash};
-use crate::event::{Event, RawKeyValue, Revision};
-use crate::known::{Unordered, Walk};
-use crate::packed::{Builder, Edit, Place};
+use crate::event::{Event, RawKeyValue};
+use crate::packed::{Edit, Place};
 use crate::view::View;
+
+pub(crate) use self::loading::Loading;
 
 /// How values are decoded and what bad ones show; the same for batches and loads.
 pub(crate) struct Decoding<T> {
@@ -154,6 +156,34 @@ pub(crate) struct Next<T> {
     pub(crate) rejected: usize,
 }
 
+impl<T> Next<T> {
+    /// Removes the entries that stand in for the rejected values of `keys`, which ascend.
+    fn hide<'a>(&mut self, keys: impl IntoIterator<Item = &'a [u8]>) {
+        let Next { view, changes, .. } = self;
+        let (mut entries, mut rejected, mut removed) = (Vec::new(), Vec::new(), Vec::new());
+        for key in keys {
+            let (place, rejected_place) = (view.entries.place(key), view.rejected.place(key));
+            let old = view.entries.at(&place).zip(view.rejected.at(&rejected_place));
+            let Some((entry, was)) = old else { continue };
+            let rejection = Rejection { shown: false, ..was.value().clone() };
+            let hidden = Entry::decoded(key, was.numbers(), was.value_hash(), rejection);
+            removed.push(Change::Removed(Arc::clone(entry)));
+            entries.push((place, Edit::Remove(key.into())));
+            rejected.push((rejected_place, Edit::Put(Arc::new(hidden))));
+        }
+        if removed.is_empty() {
+            return;
+        }
+        view.hidden += removed.len();
+        view.entries = view.entries.edit(entries);
+        view.rejected = view.rejected.edit(rejected);
+        if let Some(changes) = changes {
+            changes.extend(removed);
+            changes.sort_by(|a, b| a.key().cmp(b.key()));
+        }
+    }
+}
+
 /// The edits that lead from one view to the next.
 struct Edits<T> {
     base: View<T>,
@@ -268,137 +298,4 @@ pub(crate) fn after_batch<T: 'static>(
         trace.effects.sort_by_key(|effect| effect.at);
     }
     edits.finish()
-}
-
-/// A complete read of the range, taken in page by page beside the view it will replace.
-///
-/// An entry whose numbers are unchanged keeps its allocation and is not decoded again (C6).
-pub(crate) struct Loading<T> {
-    /// The known keys of the view that will be replaced; those the read does not have are gone.
-    walk: Walk<T>,
-    decoding: Decoding<T>,
-    edits: Edits<T>,
-    removed: usize,
-    /// Keys of the read whose newest value a former mirror could not decode.
-    former: HashMap<Vec<u8>, FormerRejection>,
-    /// While the base is empty, full runs are built directly.
-    fresh: Option<Builder<T>>,
-    /// Whether equal numbers mean equal values: true within one history only.
-    same_history: bool,
-    newest: Revision,
-}
-
-impl<T: 'static> Loading<T> {
-    pub(crate) fn new(
-        base: &View<T>,
-        decoding: Decoding<T>,
-        same_history: bool,
-        now: SystemTime,
-    ) -> Self {
-        Loading {
-            walk: Walk::new(base.share()),
-            decoding,
-            edits: Edits::new(base, now),
-            removed: 0,
-            former: HashMap::new(),
-            fresh: (base.known_keys() == 0).then(Builder::new),
-            same_history,
-            newest: 0,
-        }
-    }
-
-    /// Takes in, before any key, what a former mirror showed in place of values that it could not
-    /// decode: as if it were delivered again before them.
-    pub(crate) fn remember(&mut self, former: Vec<FormerRejection>) {
-        self.former.extend(former.into_iter().map(|former| (former.key.clone(), former)));
-    }
-
-    /// Takes in the next keys, which continue the former ones in ascending order.
-    pub(crate) fn page(&mut self, kvs: Vec<RawKeyValue>) -> Result<(), Unordered> {
-        for kv in kvs {
-            self.walk.advance(&kv.key)?;
-            self.newest = self.newest.max(kv.mod_revision);
-            self.key(kv);
-        }
-        Ok(())
-    }
-
-    fn key(&mut self, kv: RawKeyValue) {
-        if self.fresh.is_none() {
-            self.remove_until(Some(&kv.key));
-        }
-        let known = self.walk.pass(&kv.key);
-        if self.same_history && known.is_some_and(|known| known.numbers == Numbers::from(&kv)) {
-            return;
-        }
-        let key: SmallVec<[u8; 64]> = SmallVec::from_slice(&kv.key);
-        let base = &self.walk.base;
-        let old = known.and_then(|known| known.entry).filter(|_| self.same_history);
-        let old = old.and_then(|rank| base.entries.all().nth(rank));
-        let former = if self.former.is_empty() { None } else { self.former.remove(key.as_slice()) };
-        let (since, last_good) = match former {
-            Some(former) => (Some(former.since), former.last_good),
-            None => (None, None),
-        };
-        let last_good = last_good.filter(|good| {
-            good.create_revision == kv.create_revision && good.mod_revision < kv.mod_revision
-        });
-        let mut outcome = self.decoding.decide(last_good.into_iter().chain([kv]), old);
-        outcome.since = since;
-        if let (Some(builder), Shown::Entry(entry)) = (&mut self.fresh, &outcome.shown) {
-            // `page` has checked that keys ascend, so the builder takes it.
-            let _ = builder.push(Arc::clone(entry));
-            if outcome.rejected.is_none() {
-                return;
-            }
-        }
-        let place = base.entries.place(&key);
-        self.edits.book(&key, place, outcome);
-    }
-
-    /// Books the known keys below `key` (all left, without one) as gone.
-    fn remove_until(&mut self, key: Option<&[u8]>) {
-        while let Some(gone) = self.walk.missing(key) {
-            self.removed += 1;
-            let place = self.walk.base.entries.place(&gone);
-            self.edits.book(
-                &gone,
-                place,
-                Outcome { shown: Shown::Nothing, rejected: None, since: None },
-            );
-        }
-    }
-
-    /// After the last page: how many of how many known keys showing this read would remove.
-    pub(crate) fn removed(&mut self) -> (usize, usize) {
-        if self.fresh.is_none() {
-            self.remove_until(None);
-        }
-        (self.removed, self.walk.base.known_keys())
-    }
-
-    /// The greatest `mod_revision` among the keys so far.
-    pub(crate) fn newest(&self) -> Revision {
-        self.newest
-    }
-
-    /// The view as of `revision`, which moves its revision only when something changed (C1).
-    pub(crate) fn finish(mut self, revision: Revision) -> Next<T> {
-        self.removed();
-        let first = self.walk.base.revision == 0;
-        let edited = !self.edits.entries.is_empty() || !self.edits.rejected.is_empty();
-        let mut next = self.edits.finish();
-        if let Some(fresh) = self.fresh.take().map(Builder::finish).filter(|f| f.len() > 0) {
-            // Nothing was shown before, so only rejected values went through the edits; what is shown in
-            // their place is in both.
-            next.view.entries = fresh;
-            next.changes = None;
-        }
-        if first || edited || next.changes.is_none() || !self.same_history {
-            next.view.revision = revision;
-        }
-        next.view.confirmed = revision;
-        next.view.loaded = revision;
-        next
-    }
 }

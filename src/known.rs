@@ -34,6 +34,8 @@ pub(crate) struct Walk<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KnownKey {
     pub(crate) entry: Option<usize>,
+    /// Whether the newest value is rejected; the entry then has an older one.
+    pub(crate) rejected: bool,
     pub(crate) numbers: Numbers,
     pub(crate) value: ValueHash,
 }
@@ -79,8 +81,8 @@ impl<T> Walk<T> {
         let rank = entry.map(|_| self.next_entry);
         self.next_entry += usize::from(entry.is_some());
         self.next_rejected += usize::from(rejected.is_some());
-        let newest = rejected.or(entry);
-        newest.map(|(numbers, value)| KnownKey { entry: rank, numbers, value })
+        let (numbers, value) = rejected.or(entry)?;
+        Some(KnownKey { entry: rank, rejected: rejected.is_some(), numbers, value })
     }
 }
 

@@ -199,8 +199,14 @@ impl<T: Send + Sync + 'static> Writer<T> {
 
     /// Replaces everything by a complete read of the range at `header.revision`.
     ///
-    /// The keys ascend. Entries whose numbers are unchanged are kept as they are and not decoded
-    /// again; the delta is the exact difference, deletions included (C6).
+    /// The keys ascend. Entries whose numbers and raw value are unchanged are kept as they are and not
+    /// decoded again; the delta is the exact difference, deletions included (C6).
+    ///
+    /// A new [epoch](View::epoch) begins when the read contradicts what is known, which one history cannot:
+    /// a key's newest write is older than the known one, or has the known `mod_revision` with other numbers
+    /// or another value, or is at or below the confirmed revision and not known. The last is not judged
+    /// under [`Continuity::Lenient`], which lets events be lost. It also begins when the read is of the
+    /// revision shown and yet another state.
     ///
     /// # Errors
     /// Any [`LoadError`]; then nothing was changed.
@@ -209,15 +215,17 @@ impl<T: Send + Sync + 'static> Writer<T> {
     /// As [`apply`](Writer::apply).
     #[track_caller]
     pub fn load(&mut self, header: Header, kvs: Vec<RawKeyValue>) -> Result<Applied, LoadError> {
-        let mut loading = self.begin_load(true);
+        let doubted = self.continuity == Continuity::Lenient;
+        let mut loading = self.begin_load(true, doubted);
         loading.page(kvs).map_err(|unordered| LoadError::Unordered { key: unordered.key })?;
         self.finish_load(loading, header, true)
     }
 
-    /// Begins to take in a complete read beside what is shown.
-    pub(crate) fn begin_load(&mut self, same_history: bool) -> Loading<T> {
+    /// Begins to take in a complete read beside what is shown. `doubted`: events are known to be lost.
+    pub(crate) fn begin_load(&mut self, same_history: bool, doubted: bool) -> Loading<T> {
         self.load_began = Some(Instant::now());
-        Loading::new(&self.view, self.decoding.clone(), same_history, SystemTime::now())
+        let (decoding, now) = (self.decoding.clone(), SystemTime::now());
+        Loading::new(&self.view, decoding, same_history, doubted, now)
     }
 
     /// Shows what was stored of a former mirror of the range, complete through `through`.
@@ -267,8 +275,8 @@ impl<T: Send + Sync + 'static> Writer<T> {
         Ok(())
     }
 
-    /// Shows a complete read in one step; under a new epoch when history is another one, or when the
-    /// read is of the revision shown and yet another state.
+    /// Shows a complete read in one step; under a new epoch when history is another one or contradicted,
+    /// or when the read is of the revision shown and yet another state.
     #[track_caller]
     pub(crate) fn finish_load(
         &mut self,
@@ -278,13 +286,13 @@ impl<T: Send + Sync + 'static> Writer<T> {
     ) -> Result<Applied, LoadError> {
         self.check_load(&loading, header, same_history)?;
         self.note_member(Some(header));
-        let shown = self.view.revision;
+        let (shown, contradicted) = (self.view.revision, loading.contradicted());
         let mut next = loading.finish(header.revision);
         let changed = next.changes.as_ref().map_or(!next.view.is_empty(), |all| !all.is_empty());
         // What was shown at this revision was wrong, so it must not keep its name (C1).
         let repaired = shown == header.revision && changed;
         next.view.cluster_id = Some(header.cluster_id);
-        next.view.epoch += u64::from(!same_history || repaired);
+        next.view.epoch += u64::from(!same_history || contradicted || repaired);
         let rejected = next.rejected;
         let changes = self.publish(next, DeltaOrigin::Load, None);
         if let Some(began) = self.load_began.take() {

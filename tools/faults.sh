@@ -23,6 +23,9 @@ suite_of() {
         no-jitter) echo '--test herds' ;;
         # What is woken in vain finds nothing, so that only a count tells.
         wake-everybody) echo '--test fan_out' ;;
+        # The simulation's histories have other numbers.
+        reload-by-numbers | contradiction-in-the-epoch | stand-in-of-another-history)
+            echo '--lib writer::tests' ;;
         # The simulation has too few keys for a second run.
         part-without-its-end) echo '--test follow' ;;
         *) echo '--test simulation' ;;

@@ -55,9 +55,9 @@ impl<T: Send + Sync + 'static> Sink<T> {
                 waits.synced(ticket, revision);
                 None
             }
-            Action::BeginLoad { same_history, reason } => {
+            Action::BeginLoad { same_history, doubted, reason } => {
                 self.span = self.load_span(reason);
-                self.loading = Some(self.writer.begin_load(same_history));
+                self.loading = Some(self.writer.begin_load(same_history, doubted));
                 self.tell(|| Tapped::LoadBegins);
                 None
             }

@@ -91,7 +91,7 @@ impl<T: Send + Sync + 'static> Warm<T> {
         match (stored.transpose(), &mut self.taken) {
             (Err(cause), _) => Restored::Failed(cause),
             (Ok(Some(Stored::Found { through, stored_at })), _) => {
-                let loading = writer.begin_load(false);
+                let loading = writer.begin_load(false, false);
                 self.taken = Some(Taken { loading, through, stored_at, newest: None });
                 Restored::More
             }

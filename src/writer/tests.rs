@@ -34,7 +34,7 @@ fn restore<T: Send + Sync + 'static>(
     header: Header,
     kvs: Vec<RawKeyValue>,
 ) -> Result<Applied, LoadError> {
-    let mut loading = writer.begin_load(false);
+    let mut loading = writer.begin_load(false, false);
     loading.page(kvs).unwrap();
     writer.finish_load(loading, header, false)
 }
@@ -54,8 +54,9 @@ fn c6_t18_another_history_begins_a_new_epoch_and_may_go_back() {
         observed.lock().unwrap().push((view.epoch(), delta.to_revision(), changes.join(" ")));
     });
     seen.lock().unwrap().clear();
-    // The same numbers may carry another value, so nothing is taken for unchanged.
-    let kvs = vec![kv("/a", 2, 4, 2), kv("/c", 6, 6, 1)];
+    // The same numbers may carry another value, so numbers alone are not taken for unchanged.
+    let other = RawKeyValue { value: b"other".to_vec(), ..kv("/a", 2, 4, 2) };
+    let kvs = vec![other, kv("/c", 6, 6, 1)];
     let applied = restore(&mut writer, header(7), kvs).unwrap();
     assert_eq!((applied.changes, applied.revision, applied.confirmed), (3, 7, 7));
     let view = ks.snapshot();
@@ -112,7 +113,7 @@ fn c10_nothing_of_another_history_is_kept_for_a_bad_value() {
     let decoder = |kv: RawKeyValue| String::from_utf8(kv.value);
     let (ks, mut writer) = KeySpace::builder("/").unwrap().decoder(decoder).writer();
     writer.load(header(9), vec![kv("/a", 2, 4, 2)]).unwrap();
-    let bad = RawKeyValue { value: vec![0xff], ..kv("/a", 2, 5, 3) };
+    let bad = RawKeyValue { value: vec![0xff], ..kv("/a", 2, 10, 3) };
     // Of the same history the older value stays.
     writer.load(header(10), vec![bad.clone()]).unwrap();
     assert_eq!((ks.read().len(), ks.rejected()[0].shows_older), (1, true));
@@ -176,4 +177,152 @@ fn a_comparison_tells_other_keys_from_other_values() {
     // A server that keeps no versions still keeps values.
     let unversioned = kvs.map(|kv| RawKeyValue { version: 0, ..kv });
     assert_eq!(compare(&unversioned, true), (0, 0));
+}
+
+// ---- Reads that are of another history ----------------------------------------------------------
+
+/// The epoch after a read at revision 20 of a view that is at revision 9 and confirmed through 12.
+fn epoch_after(doubted: bool, kvs: Vec<RawKeyValue>) -> u64 {
+    let (ks, mut writer) = space();
+    let mut loading = writer.begin_load(true, doubted);
+    loading.page(kvs).unwrap();
+    writer.finish_load(loading, header(20), true).unwrap();
+    ks.read().epoch()
+}
+
+fn with_value(kv: RawKeyValue, value: &str) -> RawKeyValue {
+    RawKeyValue { value: value.into(), ..kv }
+}
+
+/// A load is under the epoch of what is shown only if both can be of one history.
+#[test]
+fn h21_a_read_that_contradicts_the_view_begins_a_new_epoch() {
+    let (a, b) = (|| kv("/a", 2, 4, 2), || kv("/b", 3, 3, 1));
+    let all = || vec![a(), b(), kv("/c", 5, 9, 4)];
+    // The known writes, newer ones, fewer keys, and numbers of a server that keeps no versions.
+    let unversioned = RawKeyValue { version: 0, ..with_value(a(), "2") };
+    let agree = [
+        all(),
+        vec![],
+        vec![kv("/a", 2, 13, 3), kv("/aa", 13, 13, 1), kv("/c", 14, 14, 1)],
+        vec![unversioned, RawKeyValue { lease: 7, ..b() }],
+    ];
+    for kvs in agree {
+        assert_eq!((epoch_after(false, kvs.clone()), epoch_after(true, kvs)), (1, 1));
+    }
+    // The known revision with another value or other numbers, or a lower revision.
+    let never = [
+        with_value(a(), "other"),
+        kv("/a", 2, 4, 3),
+        kv("/a", 4, 4, 2),
+        kv("/a", 2, 3, 1),
+        with_value(RawKeyValue { version: 0, ..a() }, "other"),
+    ];
+    for kv in never {
+        let kvs = vec![kv.clone()];
+        let epochs = (epoch_after(false, kvs.clone()), epoch_after(true, kvs));
+        assert_eq!(epochs, (2, 2), "{kv:?}");
+    }
+    // A write that should be known: only lost events excuse it.
+    for kv in [kv("/a", 2, 5, 3), kv("/a", 12, 12, 1), kv("/aa", 12, 12, 1), kv("/d", 1, 1, 1)] {
+        let kvs = vec![kv.clone()];
+        let epochs = (epoch_after(false, kvs.clone()), epoch_after(true, kvs));
+        assert_eq!(epochs, (2, 1), "{kv:?}");
+    }
+}
+
+/// The first load of a view, and the one after a view that was empty.
+#[test]
+fn h21_an_empty_view_is_contradicted_only_below_its_revision() {
+    let (ks, mut writer) = KeySpace::builder("/").unwrap().bytes().writer();
+    writer.load(header(9), vec![]).unwrap();
+    assert_eq!(ks.read().epoch(), 1);
+    writer.load(header(11), vec![kv("/a", 10, 10, 1)]).unwrap();
+    assert_eq!(ks.read().epoch(), 1);
+    let (ks, mut writer) = KeySpace::builder("/").unwrap().bytes().writer();
+    writer.load(header(9), vec![]).unwrap();
+    writer.load(header(11), vec![kv("/a", 9, 9, 1)]).unwrap();
+    assert_eq!((ks.read().epoch(), ks.read().len()), (2, 1));
+}
+
+/// Fixtures that let events be lost load later writes without a new epoch.
+#[test]
+fn h21_a_lenient_fixture_may_load_what_it_should_have_known() {
+    let (ks, mut writer) = space();
+    writer.set_continuity(Continuity::Lenient);
+    writer.load(header(20), vec![kv("/aa", 12, 12, 1)]).unwrap();
+    assert_eq!((ks.read().epoch(), ks.read().len()), (1, 1));
+    writer.load(header(20), vec![with_value(kv("/aa", 12, 12, 1), "other")]).unwrap();
+    assert_eq!(ks.read().epoch(), 2);
+}
+
+/// Equal numbers are equal values only if the hashes say so; what is equal is kept and not decoded.
+#[test]
+fn h20_a_reload_keeps_equal_values_and_replaces_others() {
+    for same_history in [true, false] {
+        let decoded = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&decoded);
+        let decoder = move |kv: RawKeyValue| {
+            seen.lock().unwrap().push(String::from_utf8(kv.key).unwrap());
+            String::from_utf8(kv.value)
+        };
+        let (ks, mut writer) = KeySpace::builder("/").unwrap().decoder(decoder).writer();
+        let bad = |kv| RawKeyValue { value: vec![0xff], ..kv };
+        let kvs = [
+            kv("/a", 2, 4, 2),
+            kv("/b", 3, 3, 1),
+            bad(kv("/c", 5, 5, 1)),
+            bad(kv("/d", 6, 6, 1)),
+            kv("/e", 7, 7, 1),
+        ];
+        writer.load(header(9), kvs.to_vec()).unwrap();
+        let before = ks.snapshot();
+        decoded.lock().unwrap().clear();
+        let mut loading = writer.begin_load(same_history, false);
+        let [a, b, c, _, e] = kvs;
+        let d = kv("/d", 6, 6, 1);
+        loading.page(vec![a, with_value(b, "other"), c, d, e]).unwrap();
+        let applied = writer.finish_load(loading, header(9), same_history).unwrap();
+        assert_eq!(*decoded.lock().unwrap(), ["/b", "/d"], "{same_history}");
+        let after = ks.snapshot();
+        assert_eq!((applied.changes, after.diff(&before).len(), after.epoch()), (2, 2, 2));
+        assert_eq!(after.get("/b").unwrap().value(), "other");
+        assert!(Arc::ptr_eq(after.get("/a").unwrap(), before.get("/a").unwrap()));
+        assert_eq!(ks.rejected().len(), 1);
+    }
+}
+
+/// An older value that stands in for a rejected one is of the history that wrote it.
+#[test]
+fn h20_c10_values_of_a_former_history_stand_in_for_nothing() {
+    let bad = |kv, byte| RawKeyValue { value: vec![byte], ..kv };
+    let same = bad(kv("/b", 2, 6, 2), 0xff);
+    // Read as the same history, each of these shows that it is another one.
+    let reads = [
+        vec![with_value(kv("/a", 2, 4, 2), "other"), same.clone()],
+        vec![same.clone(), with_value(kv("/c", 5, 5, 1), "other")],
+        vec![bad(same.clone(), 0xfe)],
+    ];
+    for kvs in reads {
+        let decoder = |kv: RawKeyValue| String::from_utf8(kv.value);
+        let (ks, mut writer) = KeySpace::builder("/").unwrap().decoder(decoder).writer();
+        writer.load(header(5), vec![kv("/b", 2, 4, 1), kv("/c", 5, 5, 1)]).unwrap();
+        let now = vec![kv("/a", 2, 4, 2), same.clone(), kv("/c", 5, 5, 1)];
+        let mut loading = writer.begin_load(true, true);
+        loading.page(now).unwrap();
+        writer.finish_load(loading, header(9), true).unwrap();
+        assert_eq!((ks.read().epoch(), ks.rejected()[0].shows_older), (1, true));
+        let known = writer.view().known_keys();
+        assert_eq!(known, 3);
+
+        let before = ks.snapshot();
+        let keys = kvs.len();
+        writer.load(header(10), kvs).unwrap();
+        assert_eq!((ks.read().epoch(), ks.rejected()[0].shows_older), (2, false));
+        assert!(!ks.read().contains("/b"));
+        assert_eq!(writer.view().known_keys(), keys);
+        let changes: Vec<_> =
+            before.diff(&ks.snapshot()).iter().map(|c| c.key().to_vec()).collect();
+        assert!(changes.is_sorted() && changes.contains(&b"/b".to_vec()), "{changes:?}");
+    }
 }

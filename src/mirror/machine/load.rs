@@ -35,7 +35,8 @@ impl Machine {
         self.load_probe = None;
         self.load_asked = (at == 0).then_some(now);
         self.show_load();
-        self.act(Action::BeginLoad { same_history: reload.same_history, reason: reload.reason });
+        let Reload { same_history, doubted, reason } = reload;
+        self.act(Action::BeginLoad { same_history, doubted, reason });
         self.ask_for_more(now);
     }
 

@@ -35,6 +35,8 @@ pub(crate) enum Action {
     RequestProgress,
     BeginLoad {
         same_history: bool,
+        /// Events are known to be lost.
+        doubted: bool,
         reason: LoadReason,
     },
     TakeKeys(Vec<RawKeyValue>),
