@@ -168,6 +168,7 @@ impl<T> fmt::Debug for NeedsDecoder<T> {
 /// | [`bad_values`](Builder::bad_values) | [`BadValues::KeepLast`] |
 /// | [`on_other_cluster`](Builder::on_other_cluster) | [`OnHistoryChange::Stop`] |
 /// | [`on_history_change`](Builder::on_history_change) | [`OnHistoryChange::Reload`] |
+/// | [`proof_budget`](Builder::proof_budget) | 4,096 keys and 1 MiB |
 /// | [`hold_reloads`](Builder::hold_reloads) | off |
 /// | [`audit_interval`](Builder::audit_interval) | off |
 #[must_use = "a builder does nothing until it is started"]
@@ -291,6 +292,24 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// backup, or an acknowledged write lost in a crash.
     pub fn on_history_change(mut self, policy: OnHistoryChange) -> Self {
         self.options.on_history_change = policy;
+        self
+    }
+
+    /// Compares everything, values included, with etcd after every break of the connection where the
+    /// range has at most `keys` keys and `bytes` bytes of keys and values.
+    ///
+    /// A restored or wiped store keeps its cluster id, so only its content shows that its history is
+    /// another one. A larger range is compared in part: the values of the four newest live writes, and
+    /// the number of keys. What that cannot find is a store in which these agree and others differ, as
+    /// when a deterministic program writes it again; [`audit_values`](Builder::audit_values) finds that
+    /// later. Where etcd has shown a lower revision or raft term than before, everything is compared
+    /// whatever the size.
+    ///
+    /// Each break costs etcd a read of that much. Without a pending wait the read is put off at random,
+    /// by half a second for each MiB at most, so that processes which reconnect together do not read
+    /// together. Zero keys compare only an empty range whole.
+    pub fn proof_budget(mut self, keys: usize, bytes: u64) -> Self {
+        self.options.proof_budget = crate::mirror::Budget { keys, bytes };
         self
     }
 

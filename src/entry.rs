@@ -181,7 +181,6 @@ impl ValueHash {
     }
 
     /// An upper bound for the length of the value: below twice the length, and exact for none.
-    #[cfg_attr(not(test), allow(dead_code, reason = "bounds what a comparison of values costs"))]
     pub(crate) fn bytes_at_most(self) -> u64 {
         let class = self.0 & ((1 << SIZE_BITS) - 1);
         (1 << class) - 1

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::entry::{Entry, Numbers, ValueHash};
-use crate::event::Revision;
+use crate::event::{RawKeyValue, Revision};
 use crate::packed::Packed;
 use crate::view::View;
 
@@ -158,4 +158,75 @@ impl<T> Comparison<T> {
         }
         Ok(differing)
     }
+}
+
+/// A live write that a view knows: what a store of the same history must have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Write {
+    pub(crate) key: Vec<u8>,
+    pub(crate) numbers: Numbers,
+    value: ValueHash,
+}
+
+impl Write {
+    fn of<E>(entry: &Entry<E>) -> Self {
+        let (numbers, value) = (entry.numbers(), entry.value_hash());
+        Write { key: entry.key().to_vec(), numbers, value }
+    }
+
+    /// Whether `found` is this write, with this value.
+    pub(crate) fn is(&self, found: Option<&RawKeyValue>) -> bool {
+        found.is_some_and(|found| {
+            self.key == found.key
+                && self.numbers.is_same_write(Numbers::from(found))
+                && self.value == ValueHash::of(&found.value)
+        })
+    }
+}
+
+/// An upper bound for the bytes of all known keys and values, if they are within `keys` and `bytes`;
+/// costs O(keys).
+pub(crate) fn bytes_within<T>(view: &View<T>, keys: usize, bytes: u64) -> Option<u64> {
+    if view.known_keys() > keys {
+        return None;
+    }
+    let mut sum = 0_u64;
+    let entries = view.entries.all().iter().map(|entry| size(entry));
+    let rejected = view.rejected.all().iter().map(|entry| size(entry));
+    for size in entries.chain(rejected) {
+        sum = sum.saturating_add(size);
+        if sum > bytes {
+            return None;
+        }
+    }
+    Some(sum)
+}
+
+fn size<E>(entry: &Entry<E>) -> u64 {
+    entry.key().len() as u64 + entry.value_hash().bytes_at_most()
+}
+
+/// The `count` newest live writes, the newest first; costs O(n).
+pub(crate) fn newest_writes<T>(view: &View<T>, count: usize) -> Vec<Write> {
+    let mut newest: Vec<Write> = Vec::with_capacity(count + 1);
+    for entry in view.rejected.all().iter() {
+        consider(&mut newest, count, entry, || true);
+    }
+    for entry in view.entries.all().iter() {
+        // An entry that is kept in place of a rejected value is not the newest write of its key.
+        consider(&mut newest, count, entry, || view.rejected.get(entry.key()).is_none());
+    }
+    newest
+}
+
+fn consider<E>(newest: &mut Vec<Write>, count: usize, entry: &Entry<E>, live: impl Fn() -> bool) {
+    let revision = entry.mod_revision();
+    let full = newest.len() >= count;
+    let older = newest.last().is_some_and(|last| revision <= last.numbers.mod_revision);
+    if full && older || !live() {
+        return;
+    }
+    let at = newest.partition_point(|write| write.numbers.mod_revision >= revision);
+    newest.insert(at, Write::of(entry));
+    newest.truncate(count);
 }

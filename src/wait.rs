@@ -123,6 +123,13 @@ pub(crate) struct Demand {
     pub(crate) sync: Option<u64>,
 }
 
+impl Demand {
+    /// Whether anybody waits for something that the mirror can hasten.
+    pub(crate) fn is_any(self) -> bool {
+        self.lowest.is_some() || self.sync.is_some()
+    }
+}
+
 #[derive(Debug)]
 struct State {
     published: Published,

@@ -4,6 +4,8 @@
 #[path = "mirror/batching.rs"]
 mod batching;
 mod fake;
+#[path = "mirror/histories.rs"]
+mod histories;
 #[path = "mirror/liveness.rs"]
 mod liveness;
 #[path = "mirror/loading.rs"]

@@ -19,6 +19,12 @@ impl Jitter {
         Jitter { seed, drawn: 0 }
     }
 
+    /// A random part of `time`.
+    pub(crate) fn up_to(&mut self, time: Duration) -> Duration {
+        let shortened = self.shorten(time);
+        (time - shortened) * 4
+    }
+
     /// `time`, shortened at random by up to a quarter.
     pub(crate) fn shorten(&mut self, time: Duration) -> Duration {
         self.drawn += 1;

@@ -2,20 +2,21 @@
 //!
 //! Owns what the loop knows and the phase it is in. No I/O, no clock of its own, no task, no lock,
 //! nothing generic in the value type: so one logic runs by hand, under simulation and for real.
-//! The phases are told in `connect` (reach an endpoint, prove it serves the same history), `load`
-//! (read everything), `held` (wait for a decision), `live` (follow the watch; `freshness` says what is
-//! asked of it meanwhile), `audit` and `cut`; `failure` and `reload` are the ways back. Must not execute
-//! anything.
+//! The phases are in `connect` (reach an endpoint), `proof` (compare its content with the data), `load`
+//! (read everything), `held` (wait for a decision) and `live` (follow the watch; `freshness` says what is
+//! asked of it meanwhile), with `audit` and `cut` beside it. `evidence` examines every linearizable
+//! answer; `failure` and `reload` are the ways back. Must not execute anything.
 
 mod audit;
 mod connect;
 mod cut;
+mod evidence;
 mod failure;
 mod freshness;
 mod held;
 mod live;
 mod load;
-pub(super) mod probe;
+mod proof;
 mod reload;
 mod words;
 
@@ -28,7 +29,7 @@ use tokio::time::Instant;
 use crate::batch::ApplyError;
 use crate::cut::Wish;
 use crate::error::StopReason;
-use crate::event::{Revision, WatchResponse};
+use crate::event::{Header, Revision, WatchResponse};
 use crate::mirror::backoff::Backoff;
 use crate::mirror::jitter::Jitter;
 use crate::mirror::options::{OnBadStore, OnHistoryChange, OnHold, Options};
@@ -42,22 +43,26 @@ use crate::wait::Demand;
 use crate::writer::Applied;
 
 pub(crate) use self::audit::AuditKeys;
+use self::evidence::Evidence;
 use self::freshness::Freshness;
 pub(crate) use self::held::removes_too_much;
-pub(crate) use self::probe::Probe;
-pub(crate) use self::words::{Action, Input, Known, LoadReason, Purpose};
+use self::proof::Proof;
+pub(crate) use self::proof::{Basis, Budget};
+pub(crate) use self::words::{Action, Asked, Input, Known, LoadReason, Purpose};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Between attempts.
+    /// Between attempts; unless it is fixed, a wait shortens the pause.
     Waiting {
         until: Instant,
+        fixed: bool,
     },
     Connecting,
     Versioning,
     RefreshingToken,
     Identifying,
-    Probing,
+    /// The store's content is compared with the data.
+    Proving,
     Loading,
     /// Everything is read, and waits to be accepted.
     Held,
@@ -113,9 +118,10 @@ pub(crate) struct Machine {
     endpoint: usize,
     phase: Phase,
     pub(crate) known: Known,
-    probe: Option<Probe>,
-    /// The probe that the load under way leads to.
-    load_probe: Option<Probe>,
+    evidence: Evidence,
+    proof: Option<Proof>,
+    /// The header of the load that was asked to be shown.
+    load_header: Option<Header>,
     version: Option<ServerVersion>,
     /// A token was fetched on this connection since the last proof of health.
     token_refreshed: bool,
@@ -125,10 +131,6 @@ pub(crate) struct Machine {
     /// Batches asked to be applied that were not answered yet.
     applying: usize,
     reload: Option<Reload>,
-    /// The greatest revision that the store has said it is at, and how often in a row it was below
-    /// that when it was asked again.
-    told: Revision,
-    went_back: u32,
     /// Through this revision nothing was skipped; kept for servers that skip without a word (F40).
     gapless: Revision,
     /// No event and no progress since the last load, so a reload now would be a loop.
@@ -146,6 +148,8 @@ pub(crate) struct Machine {
     /// The cursor of a watch whose response was too large.
     too_large_at: Option<Revision>,
     load_deadline: Option<Instant>,
+    /// When the present or last connection was begun.
+    dialed: Option<Instant>,
     load_asked: Option<Instant>,
     /// When the answer that the load waits for must have come.
     chunk_deadline: Option<Instant>,
@@ -177,8 +181,9 @@ impl Machine {
             endpoints,
             phase: Phase::Connecting,
             known: Known::default(),
-            probe: None,
-            load_probe: None,
+            evidence: Evidence::default(),
+            proof: None,
+            load_header: None,
             version: None,
             token_refreshed: false,
             backoff,
@@ -186,8 +191,6 @@ impl Machine {
             queue,
             applying: 0,
             reload: None,
-            told: 0,
-            went_back: 0,
             gapless: 0,
             unproven: false,
             pager: None,
@@ -200,6 +203,7 @@ impl Machine {
             cutting: cut::Cutting::default(),
             too_large_at: None,
             load_deadline: None,
+            dialed: None,
             load_asked: None,
             chunk_deadline: None,
             fresh: Freshness::default(),
@@ -227,23 +231,25 @@ impl Machine {
                 self.connect(now);
             }
             Input::Restoring(stored_at) => self.restoring(now, stored_at),
-            Input::Restored(newest) => self.restored(newest),
+            Input::Restored => self.restored(),
             Input::NotRestored(cause) => self.not_restored(cause),
             Input::LoadWanted => self.load_wanted(now),
             Input::Connected(result) => self.connected(now, result),
             Input::Version(result) => self.versioned(now, result),
             Input::TokenRefreshed(result) => self.token_refreshed(now, result),
-            Input::Range(purpose, result) => self.ranged(now, purpose, result),
+            Input::Range(asked, result) => self.ranged(now, asked, result),
             Input::Chunk(result) => self.chunk(now, result),
             Input::WatchOpened(result) => self.watch_opened(now, result),
             Input::Message(result) => self.message(now, result),
             Input::KeysTaken(result) => self.keys_taken(now, result),
             Input::Loaded(result) => self.loaded(now, result),
+            Input::Contradicted(header) => self.contradicted(header),
+            Input::ProofBegun(basis) => self.proof_begun(now, basis),
             Input::Held { header, removed, known } => self.held(now, header, removed, known),
             Input::Decided(verdict) => self.decided(now, verdict),
             Input::AuditBegun(revision) => self.audit_begun(revision),
             Input::Audited { result, last } => self.audited(now, result, last),
-            Input::Applied(newest, result) => self.applied(now, newest, result),
+            Input::Applied(result) => self.applied(now, result),
             Input::Lost(message) => {
                 self.fail(now, SourceError::new(SourceErrorKind::Malformed, message));
             }
@@ -262,8 +268,7 @@ impl Machine {
     }
 
     /// What a former mirror stored is shown; etcd will be asked whether it is of its history.
-    fn restored(&mut self, newest: Option<Probe>) {
-        self.probe = newest;
+    fn restored(&mut self) {
         self.gapless = self.known.cursor;
         self.cursor_moved();
     }
@@ -289,20 +294,22 @@ impl Machine {
         }
     }
 
-    fn ranged(&mut self, now: Instant, purpose: Purpose, result: Result<RangePage, SourceError>) {
-        if result.is_ok() {
+    fn ranged(&mut self, now: Instant, asked: Asked, result: Result<RangePage, SourceError>) {
+        if let Ok(page) = &result {
             self.report.last_contact = Some(now);
+            if !self.examine(now, asked, page.header) {
+                return;
+            }
         }
-        match purpose {
+        match asked.purpose {
             Purpose::Identify { asked } => self.identified(now, asked, result),
-            Purpose::Probe => self.probed(now, result),
+            Purpose::Compared => self.compared_page(now, result),
+            Purpose::Newest { index } => self.newest_read(now, index, result),
             Purpose::Census => self.census_taken(now, result),
             Purpose::Page => self.page(now, result),
             Purpose::HeldCount => self.held_counted(now, result),
             Purpose::Audit { number } => self.audit_page(now, number, result),
-            Purpose::Revision { cursor, asked, ticket } => {
-                self.revision_read(now, cursor, asked, ticket, result);
-            }
+            Purpose::Revision { asked, ticket } => self.revision_read(now, asked, ticket, result),
             Purpose::Gapless { since, cursor } => self.gapless_read(now, since, cursor, result),
             Purpose::Barrier { cursor, asked, at } => self.barrier(now, cursor, asked, at, result),
         }
@@ -319,7 +326,10 @@ impl Machine {
             self.flush(Some(now));
         }
         match self.phase {
-            Phase::Waiting { until } if until <= now => self.connect(now),
+            Phase::Waiting { .. } if self.dial_at().is_some_and(|at| at <= now) => {
+                self.connect(now)
+            }
+            Phase::Proving => self.check_proof(now),
             Phase::Creating { until } if until <= now => {
                 self.fail(now, timeout("the watch was not created in time"));
             }
@@ -344,7 +354,9 @@ impl Machine {
         });
         let load = self.load_deadline.filter(|_| !self.known.loaded);
         let phase = match self.phase {
-            Phase::Waiting { until } | Phase::Creating { until } => Some(until),
+            Phase::Waiting { .. } => self.dial_at(),
+            Phase::Creating { until } => Some(until),
+            Phase::Proving => self.proof_deadline(),
             Phase::Loading => self.chunk_deadline,
             Phase::Live => self.freshness_deadline(),
             Phase::Held => self.held_deadline(),
@@ -368,25 +380,17 @@ impl Machine {
 
     /// Asks for whole responses to be applied.
     fn apply(&mut self, batch: Vec<WatchResponse>) {
-        // Responses may be delivered again in any order; of equal revisions the last one counts.
-        let events = batch.iter().flat_map(|response| &response.events);
-        let newest = events.max_by_key(|event| event.mod_revision()).map(Probe::of_event);
         self.applying += 1;
-        self.act(Action::Apply(batch, newest));
+        self.act(Action::Apply(batch));
     }
 
-    fn applied(
-        &mut self,
-        now: Instant,
-        newest: Option<Probe>,
-        result: Result<Applied, ApplyError>,
-    ) {
+    fn applied(&mut self, now: Instant, result: Result<Applied, ApplyError>) {
         let counters = &mut self.report.counters;
         self.applying = self.applying.saturating_sub(1);
         if result.is_err() {
             // What was asked for after the refused batch would show or confirm a state without it.
             self.fresh.pending_confirm = None;
-            self.actions.retain(|action| !matches!(action, Action::Apply(..) | Action::Confirm(_)));
+            self.actions.retain(|action| !matches!(action, Action::Apply(_) | Action::Confirm(_)));
             self.applying = 0;
         }
         match result {
@@ -398,10 +402,6 @@ impl Machine {
                 counters.changes += applied.changes as u64;
                 counters.rejected += applied.rejected as u64;
                 if applied.events > 0 {
-                    let known = self.probe.as_ref().map_or(0, |probe| probe.revision);
-                    if let Some(newest) = newest.filter(|newest| newest.revision > known) {
-                        self.probe = Some(newest);
-                    }
                     self.proven();
                 }
                 self.cursor_moved();

@@ -38,6 +38,7 @@ use crate::tap::Tap;
 use crate::writer::Writer;
 
 pub(crate) use backoff::Backoff;
+pub(crate) use machine::Budget;
 #[cfg(feature = "journal")]
 pub use options::OnBadStore;
 pub(crate) use options::Options;
@@ -273,9 +274,9 @@ impl<T: Send + Sync + 'static> Mirror<T> {
                 self.decide(Input::Restoring(taken.stored_at));
                 self.report();
                 match taken.show(&mut self.sink.writer) {
-                    Ok(newest) => {
+                    Ok(()) => {
                         self.machine.known = self.sink.known();
-                        self.decide(Input::Restored(newest));
+                        self.decide(Input::Restored);
                     }
                     Err(cause) => self.decide(Input::NotRestored(cause)),
                 }
@@ -392,12 +393,14 @@ impl<T: Send + Sync + 'static> Mirror<T> {
                     Outcome::Input(Input::TokenRefreshed(result))
                 });
             }
-            Action::Range(purpose, request) => {
-                let paged = matches!(purpose, Purpose::Page | Purpose::Audit { .. });
+            Action::Range(asked, request) => {
+                let purpose = asked.purpose;
+                let paged =
+                    matches!(purpose, Purpose::Page | Purpose::Audit { .. } | Purpose::Compared);
                 let limit = if paged { self.options.page_timeout } else { limit };
-                let range = connection.range(request);
+                let range = connection.range(*request);
                 self.request(limit, range, move |result| {
-                    Outcome::Input(Input::Range(purpose, result))
+                    Outcome::Input(Input::Range(asked, result))
                 });
             }
             Action::RangeStream => {

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::event::Revision;
+use crate::mirror::machine::Budget;
 use crate::mirror::queue::Bounds;
 
 /// What to do when the store is not the one the data is of.
@@ -66,6 +67,7 @@ pub(crate) struct Options {
     pub(crate) page_timeout: Duration,
     pub(crate) check_interval: Duration,
     pub(crate) demand_interval: Duration,
+    pub(crate) proof_budget: Budget,
     pub(crate) on_other_cluster: OnHistoryChange,
     pub(crate) on_history_change: OnHistoryChange,
     pub(crate) hold_above: Option<f64>,
@@ -94,6 +96,7 @@ impl Default for Options {
             page_timeout: Duration::from_secs(60),
             check_interval: Duration::from_secs(5),
             demand_interval: Duration::from_millis(100),
+            proof_budget: Budget { keys: 4096, bytes: 1 << 20 },
             on_other_cluster: OnHistoryChange::Stop,
             on_history_change: OnHistoryChange::Reload,
             hold_above: None,

@@ -9,13 +9,16 @@ use tracing::field::Empty;
 use crate::cut::{GaveUp, Position};
 use crate::edits::Loading;
 use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
-use crate::known::Comparison;
+use crate::known::{self, Comparison};
 use crate::mirror::machine::{
-    Action, AuditKeys, Input, Known, LoadReason, Probe, removes_too_much,
+    Action, AuditKeys, Basis, Budget, Input, Known, LoadReason, removes_too_much,
 };
 use crate::snapshot::Snapshot;
 use crate::tap::Tapped;
 use crate::writer::{LoadError, Writer};
+
+/// So many of the newest live writes tell one history from another where not everything is compared.
+const NEWEST: usize = 4;
 
 pub(crate) struct Sink<T: Send + Sync + 'static> {
     pub(crate) writer: Writer<T>,
@@ -78,7 +81,12 @@ impl<T: Send + Sync + 'static> Sink<T> {
                 Some(Input::AuditBegun(comparison.confirmed()))
             }
             Action::AuditKeys { keys, last } => self.audit(&keys, last),
-            Action::Apply(batch, newest) => Some(self.apply(batch, newest)),
+            Action::BeginProof(budget) => Some(Input::ProofBegun(self.begin_proof(budget))),
+            Action::EndProof => {
+                self.end_audit();
+                None
+            }
+            Action::Apply(batch) => Some(self.apply(batch)),
             Action::CutHeld(number) => {
                 self.cut_held(number);
                 None
@@ -125,6 +133,18 @@ impl<T: Send + Sync + 'static> Sink<T> {
         self.auditing = None;
     }
 
+    /// Keeps the view aside where it fits the budget; else names its newest writes.
+    fn begin_proof(&mut self, budget: Option<Budget>) -> Basis {
+        let view = self.writer.view();
+        match budget.and_then(|budget| known::bytes_within(view, budget.keys, budget.bytes)) {
+            Some(bytes) => {
+                self.auditing = Some(self.writer.begin_audit());
+                Basis::Everything { bytes }
+            }
+            None => Basis::Newest(known::newest_writes(view, NEWEST)),
+        }
+    }
+
     fn cut_held(&self, number: u64) {
         let view = self.writer.view();
         let (confirmed, epoch, cluster_id) = (view.confirmed(), view.epoch(), view.cluster_id());
@@ -150,6 +170,9 @@ impl<T: Send + Sync + 'static> Sink<T> {
         let loading = self.loading.as_mut()?;
         let fits = self.writer.check_load(loading, header, same_history).is_ok();
         let (removed, known) = loading.removed();
+        if fits && same_history && loading.contradicted() {
+            return Some(Input::Contradicted(header));
+        }
         if fits && removes_too_much(removed as u64, known, hold_above) {
             self.tell(|| Tapped::LoadHeld);
             return Some(Input::Held { header, removed, known });
@@ -189,7 +212,7 @@ impl<T: Send + Sync + 'static> Sink<T> {
     }
 
     /// Applies a batch, in a span that observers run in too.
-    fn apply(&mut self, batch: Vec<WatchResponse>, newest: Option<Probe>) -> Input {
+    fn apply(&mut self, batch: Vec<WatchResponse>) -> Input {
         let span = tracing::debug_span!(
             "keyspace.apply",
             otel.kind = "consumer",
@@ -211,7 +234,7 @@ impl<T: Send + Sync + 'static> Sink<T> {
                 span.record("otel.status_code", "ERROR");
             }
         }
-        Input::Applied(newest, applied)
+        Input::Applied(applied)
     }
 
     fn audit(&mut self, keys: &AuditKeys, last: bool) -> Option<Input> {

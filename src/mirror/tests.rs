@@ -314,9 +314,9 @@ impl Chaos {
             }
             Action::RefreshToken if failed => Input::TokenRefreshed(Err(self.error())),
             Action::RefreshToken => Input::TokenRefreshed(Ok(())),
-            Action::Range(purpose, _) if failed => Input::Range(purpose, Err(self.error())),
-            Action::Range(purpose, request) => {
-                Input::Range(purpose, Ok(self.page(purpose, &request, lie)))
+            Action::Range(asked, _) if failed => Input::Range(asked, Err(self.error())),
+            Action::Range(asked, request) => {
+                Input::Range(asked, Ok(self.page(asked.purpose, &request, lie)))
             }
             Action::RangeStream if failed => Input::Chunk(Err(self.error())),
             Action::RangeStream => {

@@ -14,7 +14,6 @@ use tokio::sync::mpsc;
 use crate::decode::FormerRejection;
 use crate::edits::Loading;
 use crate::event::RawKeyValue;
-use crate::mirror::machine::probe::Probe;
 use crate::tap::Through;
 use crate::writer::Writer;
 
@@ -48,16 +47,12 @@ pub(crate) struct Taken<T> {
     loading: Loading<T>,
     through: Through,
     pub(crate) stored_at: SystemTime,
-    newest: Option<Probe>,
 }
 
 impl<T: Send + Sync + 'static> Taken<T> {
-    /// Shows it; gives its newest record.
-    pub(crate) fn show(self: Box<Self>, writer: &mut Writer<T>) -> Result<Option<Probe>, Cause> {
-        match writer.restore(self.loading, self.through) {
-            Ok(()) => Ok(self.newest),
-            Err(error) => Err(Arc::new(error)),
-        }
+    /// Shows it.
+    pub(crate) fn show(self: Box<Self>, writer: &mut Writer<T>) -> Result<(), Cause> {
+        writer.restore(self.loading, self.through).map_err(|error| Arc::new(error) as Cause)
     }
 }
 
@@ -92,24 +87,17 @@ impl<T: Send + Sync + 'static> Warm<T> {
             (Err(cause), _) => Restored::Failed(cause),
             (Ok(Some(Stored::Found { through, stored_at })), _) => {
                 let loading = writer.begin_load(false, false);
-                self.taken = Some(Taken { loading, through, stored_at, newest: None });
+                self.taken = Some(Taken { loading, through, stored_at });
                 Restored::More
             }
             (Ok(Some(Stored::Refused(former))), Some(taken)) => {
                 taken.loading.remember(former);
                 Restored::More
             }
-            (Ok(Some(Stored::Page(kvs))), Some(taken)) => {
-                let newest = kvs.iter().max_by_key(|kv| kv.mod_revision);
-                let before = taken.newest.as_ref().map_or(0, Probe::revision);
-                if let Some(kv) = newest.filter(|kv| kv.mod_revision > before) {
-                    taken.newest = Some(Probe::of(kv));
-                }
-                match taken.loading.page(kvs) {
-                    Ok(()) => Restored::More,
-                    Err(unordered) => Restored::Failed(Arc::new(unordered)),
-                }
-            }
+            (Ok(Some(Stored::Page(kvs))), Some(taken)) => match taken.loading.page(kvs) {
+                Ok(()) => Restored::More,
+                Err(unordered) => Restored::Failed(Arc::new(unordered)),
+            },
             (Ok(Some(Stored::End)), taken) => match taken.take() {
                 Some(taken) => Restored::Whole(Box::new(taken)),
                 None => Restored::Nothing,

@@ -92,7 +92,7 @@ impl Machine {
         let Some(pager) = &self.audit.pager else { return };
         let request = RangeRequest { keys_only: true, ..pager.request() };
         let number = self.audit.number;
-        self.act(Action::Range(Purpose::Audit { number }, request));
+        self.ask(Purpose::Audit { number }, request);
     }
 
     pub(super) fn audit_page(
@@ -135,6 +135,9 @@ impl Machine {
         result: Result<Differing, LoadError>,
         last: bool,
     ) {
+        if self.phase == Phase::Proving {
+            return self.compared(now, result, last);
+        }
         if self.phase != Phase::Live || self.audit.pager.is_none() {
             return;
         }

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use super::{Action, Instant, Machine, Phase, SourceError, SourceErrorKind, State, StopReason};
 
+/// While somebody waits, a connection is tried this often.
+const DIAL_FOR_WAITS: Duration = Duration::from_secs(1);
+
 impl Machine {
     /// Gives up this connection and tries again after a delay, on the next endpoint.
     pub(super) fn fail(&mut self, now: Instant, error: SourceError) {
@@ -37,7 +40,7 @@ impl Machine {
         };
         self.note_failure(&error, delay);
         self.report.last_error = Some(Arc::new(error));
-        self.retreat(now, delay);
+        self.retreat(now, delay, hopeless);
     }
 
     /// Whether there is a connection to ask on.
@@ -46,7 +49,7 @@ impl Machine {
     }
 
     /// Logs the first of a row of failures; the rest are counted.
-    fn note_failure(&mut self, error: &SourceError, delay: Duration) {
+    pub(super) fn note_failure(&mut self, error: &SourceError, delay: Duration) {
         self.report.counters.failures += 1;
         let kinds = &mut self.report.counters.failures_by_kind;
         *match error.kind() {
@@ -70,17 +73,27 @@ impl Machine {
         }
     }
 
-    /// Drops the connection, keeps what arrived whole, and waits.
-    pub(super) fn retreat(&mut self, now: Instant, delay: Duration) {
+    /// Drops the connection, keeps what arrived whole, and waits; unless the delay is fixed, less long
+    /// while somebody waits for a revision.
+    pub(super) fn retreat(&mut self, now: Instant, delay: Duration, fixed: bool) {
         self.close_watch();
         self.abandon_load();
         self.act(Action::Disconnect);
         self.endpoint = (self.endpoint + 1) % self.endpoints.len();
-        self.phase = Phase::Waiting { until: now + delay };
+        self.proof = None;
+        self.phase = Phase::Waiting { until: now + delay, fixed };
         if self.known.loaded {
             let reloading = self.reload.is_some();
             self.enter(now, if reloading { State::Reloading } else { State::Reconnecting });
         }
+    }
+
+    /// When the next connection is begun: pending waits have it begun once a second at least, whatever
+    /// the backoff.
+    pub(super) fn dial_at(&self) -> Option<Instant> {
+        let Phase::Waiting { until, fixed } = self.phase else { return None };
+        let hurried = self.dialed.filter(|_| !fixed && self.demand.is_any());
+        Some(hurried.map_or(until, |dialed| until.min(dialed + DIAL_FOR_WAITS)))
     }
 
     pub(super) fn close_watch(&mut self) {

@@ -138,14 +138,12 @@ impl Machine {
     fn read_revision(&mut self, now: Instant, ticket: u64) {
         self.fresh.reading = Some(ticket);
         let request = self.revision_request();
-        let cursor = self.known.cursor;
-        self.act(Action::Range(Purpose::Revision { cursor, asked: now, ticket }, request));
+        self.ask(Purpose::Revision { asked: now, ticket }, request);
     }
 
     pub(super) fn revision_read(
         &mut self,
         now: Instant,
-        cursor: Revision,
         asked: Instant,
         ticket: u64,
         result: Result<RangePage, SourceError>,
@@ -162,15 +160,6 @@ impl Machine {
             }
             Err(error) => return self.fail(now, error),
         };
-        // The cursor of then: events may have come before this answer.
-        let least = cursor.max(self.told);
-        if self.known.cluster_id != Some(header.cluster_id) || header.revision < least {
-            // Identity is judged when connecting, by more than this one answer.
-            let kind = SourceErrorKind::Unavailable;
-            let message = "the store's identity or revision does not fit what is known";
-            return self.fail(now, SourceError::new(kind, message));
-        }
-        self.told = header.revision;
         self.fresh.as_of.get_or_insert((header.revision, asked));
         self.settle_as_of();
         if ticket > 0 {
@@ -192,7 +181,7 @@ impl Machine {
         }
         let (since, cursor) = (self.gapless, self.known.cursor);
         let request = RangeRequest { revision: since, ..self.revision_request() };
-        self.act(Action::Range(Purpose::Gapless { since, cursor }, request));
+        self.ask(Purpose::Gapless { since, cursor }, request);
     }
 
     pub(super) fn gapless_read(
@@ -229,7 +218,7 @@ impl Machine {
             limit: 1,
             ..RangeRequest::new(KeyRange::clone(&self.range))
         };
-        self.act(Action::Range(Purpose::Barrier { cursor, asked: now, at }, request));
+        self.ask(Purpose::Barrier { cursor, asked: now, at }, request);
     }
 
     pub(super) fn barrier(

@@ -68,7 +68,7 @@ impl Machine {
             }
             Verdict::Refuse => {
                 self.held_since = None;
-                self.retreat(now, self.options.backoff_max);
+                self.retreat(now, self.options.backoff_max, true);
             }
         }
     }
@@ -83,7 +83,7 @@ impl Machine {
             // The keys may come back, as when somebody restores them: then nothing has to be decided.
             let range = KeyRange::clone(&self.range);
             let request = RangeRequest { count_only: true, ..RangeRequest::new(range) };
-            self.act(Action::Range(Purpose::HeldCount, request));
+            self.ask(Purpose::HeldCount, request);
         }
     }
 

@@ -4,9 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    Action, Freshness, Instant, LoadReason, Machine, Phase, Probe, Purpose, Reload, State,
-};
+use super::{Action, Freshness, Instant, LoadReason, Machine, Phase, Purpose, Reload, State};
 use crate::error::StopReason;
 use crate::event::{Header, RawKeyValue};
 use crate::mirror::pager::{Pager, Step};
@@ -32,7 +30,7 @@ impl Machine {
             && !self.endpoints[self.endpoint].1.no_range_stream;
         self.streaming = has_stream && at == 0;
         self.pager = Some(pager);
-        self.load_probe = None;
+        self.proof = None;
         self.load_asked = (at == 0).then_some(now);
         self.show_load();
         let Reload { same_history, doubted, reason } = reload;
@@ -49,7 +47,7 @@ impl Machine {
             }
         } else {
             let request = pager.request();
-            self.act(Action::Range(Purpose::Page, request));
+            self.ask(Purpose::Page, request);
         }
     }
 
@@ -94,11 +92,6 @@ impl Machine {
     }
 
     fn take_keys(&mut self, kvs: Vec<RawKeyValue>) {
-        let newest = self.load_probe.as_ref().map_or(0, |probe| probe.revision);
-        let newer = kvs.iter().filter(|kv| kv.mod_revision > newest);
-        if let Some(kv) = newer.max_by_key(|kv| kv.mod_revision) {
-            self.load_probe = Some(Probe::of(kv));
-        }
         self.show_load();
         if !kvs.is_empty() {
             self.act(Action::TakeKeys(kvs));
@@ -108,6 +101,7 @@ impl Machine {
     pub(super) fn finish_load(&mut self, header: Header, hold_above: Option<f64>) {
         let same_history = self.reload.is_none_or(|reload| reload.same_history);
         self.chunk_deadline = None;
+        self.load_header = Some(header);
         self.act(Action::FinishLoad { header, same_history, hold_above });
     }
 
@@ -132,11 +126,11 @@ impl Machine {
                 if !reload.same_history {
                     // Revisions of the old history say nothing about the new one.
                     self.fresh = Freshness::default();
-                    (self.told, self.went_back) = (0, 0);
                 }
-                self.told = self.told.max(applied.confirmed);
+                if let Some(header) = self.load_header.take() {
+                    self.clear_suspicion(&header);
+                }
                 self.report.current_as_of = self.report.current_as_of.max(self.load_asked);
-                self.probe = self.load_probe.take();
                 self.gapless = applied.confirmed;
                 self.unproven = true;
                 self.queue.clear();
@@ -151,9 +145,8 @@ impl Machine {
                 let error = Arc::new(LoadError::ClusterMismatch { expected, got });
                 self.other_cluster(now, expected, got, error);
             }
-            Err(LoadError::Behind { .. }) => {
-                self.history_changed(now, "the store's revision went back");
-            }
+            // A stream, whose header comes last; of pages the first one shows it.
+            Err(LoadError::Behind { .. }) => self.went_back(now),
             Err(error) => {
                 let kind = SourceErrorKind::Malformed;
                 self.fail(now, SourceError::new(kind, "a load").with_cause(error));

@@ -6,9 +6,8 @@
 use std::error::Error as StdError;
 use std::sync::Arc;
 
-use super::{
-    Action, Instant, Machine, OnHistoryChange, Phase, Reload, SourceError, State, StopReason,
-};
+use super::{Instant, Machine, OnHistoryChange, Phase, Reload, SourceError, State, StopReason};
+use crate::event::Header;
 
 impl Machine {
     /// Has everything read again: at once, or after a delay when the last load proved nothing.
@@ -21,7 +20,7 @@ impl Machine {
         if self.unproven {
             let delay = self.backoff.next();
             tracing::debug!(name = %self.options.name, ?delay, "a reload right after a load waits");
-            return self.retreat(now, delay);
+            return self.retreat(now, delay, true);
         }
         self.enter(now, State::Reloading);
         self.identify(now);
@@ -52,18 +51,40 @@ impl Machine {
         }
     }
 
-    /// Has everything read under a new epoch; found again on a later attempt it counts once.
+    /// Has everything loaded under a new epoch.
     fn read_anew(&mut self, now: Instant, what: &'static str) {
+        self.count_history_change(what);
+        self.reload = Some(Reload::ANEW);
+        self.queue.clear();
+        self.forget_evidence();
+        if self.is_connected() {
+            self.abandon_load();
+            self.close_watch();
+            self.begin_load(now, Reload::ANEW);
+        }
+    }
+
+    /// A complete read has other content where the known content must still be.
+    pub(super) fn contradicted(&mut self, header: Header) {
+        if self.phase != Phase::Loading {
+            return;
+        }
+        let what = super::proof::OTHER_VALUE;
+        if self.options.on_history_change == OnHistoryChange::Stop {
+            return self.stop(StopReason::HistoryChanged { what });
+        }
+        self.count_history_change(what);
+        self.reload = Some(Reload::ANEW);
+        // It was read whole, and is compared with the known content in any case.
+        self.finish_load(header, self.options.hold_above);
+    }
+
+    /// Found again on a later attempt it counts once.
+    fn count_history_change(&mut self, what: &'static str) {
         if self.reload.is_none_or(|reload| reload.same_history) {
             self.report.counters.history_changes += 1;
             let name = &self.options.name;
-            tracing::warn!(%name, what, "the store's history changed; everything is read anew");
-        }
-        self.reload = Some(Reload::ANEW);
-        self.queue.clear();
-        if self.is_connected() {
-            self.act(Action::CloseWatch);
-            self.begin_load(now, Reload::ANEW);
+            tracing::warn!(%name, what, "the store's history changed; everything is loaded under a new epoch");
         }
     }
 
@@ -71,7 +92,7 @@ impl Machine {
     pub(super) fn compacted(&mut self, now: Instant) {
         // Told by the watch and again by the probe, it is one compaction.
         self.report.counters.compactions += u64::from(self.reload.is_none());
-        if self.phase == Phase::Probing {
+        if self.phase == Phase::Proving {
             self.enter(now, State::Reloading);
             // What was doubted stays so, should this load fail.
             return self.begin_load(now, self.reload.unwrap_or(Reload::COMPACTED));

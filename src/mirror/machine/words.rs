@@ -7,7 +7,8 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::audit::AuditKeys;
-use super::probe::Probe;
+use super::evidence::Floor;
+use super::proof::{Basis, Budget};
 use crate::batch::ApplyError;
 use crate::cut::GaveUp;
 use crate::error::StopReason;
@@ -27,7 +28,7 @@ pub(crate) enum Action {
     Disconnect,
     Version,
     RefreshToken,
-    Range(Purpose, RangeRequest),
+    Range(Asked, Box<RangeRequest>),
     /// Read the range as a stream, chunk by chunk.
     RangeStream,
     Watch(Revision),
@@ -56,8 +57,12 @@ pub(crate) enum Action {
         keys: AuditKeys,
         last: bool,
     },
-    /// Apply a batch; its newest event is given back with the answer.
-    Apply(Vec<WatchResponse>, Option<Probe>),
+    /// Keep the view aside to be compared if it fits the budget; else, or without one, name its newest
+    /// writes.
+    BeginProof(Option<Budget>),
+    /// Let go of the view kept aside.
+    EndProof,
+    Apply(Vec<WatchResponse>),
     Confirm(Revision),
     /// Tell that nothing more is shown until the revision of a cut is known.
     CutHeld(u64),
@@ -103,14 +108,23 @@ impl LoadReason {
     }
 }
 
+/// A range request: what it is for, and what its answer cannot be below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) purpose: Purpose,
+    pub(super) floor: Floor,
+}
+
 /// What a range request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// The store's cluster and revision, on connecting.
     Identify { asked: Instant },
-    /// The last known change, as of the cursor.
-    Probe,
-    /// Whether the keys as of the cursor are as many as known, and none newer than the last change.
+    /// A page of everything, as of the cursor.
+    Compared,
+    /// One of the newest known writes, as of the cursor.
+    Newest { index: usize },
+    /// Whether the keys as of the cursor are as many as known, and none newer than the newest write.
     Census,
     /// A page of a load.
     Page,
@@ -118,9 +132,8 @@ pub(crate) enum Purpose {
     HeldCount,
     /// A page of an audit.
     Audit { number: u64 },
-    /// The store's revision now, for everybody who drew a ticket up to this one.
-    /// The cursor was at `cursor` when it was asked for.
-    Revision { cursor: Revision, asked: Instant, ticket: u64 },
+    /// The store's revision now, for all waits with a ticket up to this one.
+    Revision { asked: Instant, ticket: u64 },
     /// Whether the revision `since` can still be read, when the cursor was at `cursor`.
     Gapless { since: Revision, cursor: Revision },
     /// The count barrier (B13) over what was known at `cursor`; of now, or as of the revision of a cut.
@@ -134,8 +147,8 @@ pub(crate) enum Input {
     Start,
     /// What a former mirror stored, at this time, is about to be shown.
     Restoring(SystemTime),
-    /// It is shown; this is its newest record.
-    Restored(Option<Probe>),
+    /// It is shown.
+    Restored,
     /// What is stored cannot be used.
     NotRestored(Cause),
     /// Whoever stores what is taken in needs a complete read.
@@ -143,7 +156,7 @@ pub(crate) enum Input {
     Connected(Result<(), SourceError>),
     Version(Result<ServerVersion, SourceError>),
     TokenRefreshed(Result<(), SourceError>),
-    Range(Purpose, Result<RangePage, SourceError>),
+    Range(Asked, Result<RangePage, SourceError>),
     /// A chunk of the range stream; `None` is its end.
     Chunk(Result<Option<RangeChunk>, SourceError>),
     WatchOpened(Result<(), SourceError>),
@@ -151,6 +164,9 @@ pub(crate) enum Input {
     Message(Result<Option<WatchResponse>, SourceError>),
     KeysTaken(Result<(), LoadError>),
     Loaded(Result<Applied, LoadError>),
+    /// The load is not shown yet: it has other content where the known content must still be.
+    Contradicted(Header),
+    ProofBegun(Basis),
     /// The load was not shown: it would remove too many of the known keys.
     Held {
         header: Header,
@@ -166,7 +182,7 @@ pub(crate) enum Input {
         result: Result<Differing, LoadError>,
         last: bool,
     },
-    Applied(Option<Probe>, Result<Applied, ApplyError>),
+    Applied(Result<Applied, ApplyError>),
     /// A request will never be answered: it panicked, which is a defect below this crate.
     Lost(String),
     Shutdown,

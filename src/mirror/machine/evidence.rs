@@ -1,0 +1,216 @@
+//! Evidence of the history: what linearizable answers show of the store's revision and raft term.
+//!
+//! Within one history neither goes down. Cluster and member ids survive a restored backup and a wiped
+//! data directory, so an answer that shows less opens a suspicion. It stays open, whichever endpoint
+//! answers next, until content clears it: a comparison of everything at the cursor, or a load.
+//!
+//! Only answers to linearizable range requests count. A lagging member may head its watch responses with
+//! anything, `StatusResponse.raft_term` is another number, and a term of zero is no term. An answer is
+//! compared with what was known when it was asked for, since answers overtake one another.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Action, Asked, Instant, Machine, Purpose, SourceError, SourceErrorKind};
+use crate::event::{Header, Revision};
+use crate::source::RangeRequest;
+
+/// So many answers in a row must be behind before the store counts as another one: a member that was
+/// stopped for a while may answer from its old state once (etcd issue 20418).
+const ANSWERS_BEHIND: u32 = 3;
+
+/// A store that may be another one is asked again this soon, whatever the backoff.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
+
+/// So many members are told apart; a cluster has fewer.
+const MEMBERS_MAX: usize = 32;
+
+const WENT_BACK: &str = "the store's revision went back";
+const OLDER_TERM: &str = "the store's raft term went back";
+
+/// When an answer was asked for, and the revision that it cannot be below within one history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Floor {
+    revision: Revision,
+    number: u64,
+    /// An answer with a lower term had come before.
+    term_doubted: bool,
+}
+
+/// The term that a member has shown, known to requests from this number on.
+#[derive(Debug, Clone, Copy)]
+struct Term {
+    member_id: u64,
+    term: u64,
+    since: u64,
+}
+
+/// What linearizable answers have shown.
+#[derive(Debug, Default)]
+pub(super) struct Evidence {
+    /// Requests so far.
+    asked: u64,
+    /// The greatest revision.
+    revision: Revision,
+    /// The terms of the members that have answered. A member to which a snapshot was sent shows the
+    /// term of before until the next write, so terms are compared member by member; a member that is
+    /// not known yet is compared with all.
+    terms: Vec<Term>,
+    /// The newest answer with a term.
+    newest: Option<(Revision, u64)>,
+    term_doubted: bool,
+    /// Answers in a row that were behind.
+    behind: u32,
+    suspected: bool,
+}
+
+impl Evidence {
+    fn note(&mut self, header: &Header) {
+        self.revision = self.revision.max(header.revision);
+        self.behind = 0;
+        let &Header { member_id, raft_term: term, .. } = header;
+        if term == 0 {
+            return;
+        }
+        let since = self.asked + 1;
+        self.newest = Some((header.revision, term));
+        match self.terms.iter_mut().find(|known| known.member_id == member_id) {
+            Some(known) if known.term >= term => {}
+            Some(known) => (known.term, known.since) = (term, since),
+            None => {
+                if self.terms.len() == MEMBERS_MAX {
+                    self.terms.remove(0);
+                }
+                self.terms.push(Term { member_id, term, since });
+            }
+        }
+    }
+
+    /// Whether the answer to request `number` has a lower term than was known when it was asked for.
+    fn is_older_term(&self, header: &Header, number: u64) -> bool {
+        let known = || self.terms.iter().filter(|known| known.since <= number);
+        let of_member = known().find(|known| known.member_id == header.member_id);
+        let least = of_member.or_else(|| known().max_by_key(|known| known.term));
+        header.raft_term != 0 && least.is_some_and(|least| header.raft_term < least.term)
+    }
+}
+
+impl Machine {
+    /// Asks for a range; the answer will be evidence.
+    pub(super) fn ask(&mut self, purpose: Purpose, request: RangeRequest) {
+        let anew = self.reload.is_some_and(|reload| !reload.same_history);
+        let cursor = if anew { 0 } else { self.known.cursor };
+        self.evidence.asked += 1;
+        let Evidence { asked: number, revision, term_doubted, .. } = self.evidence;
+        let floor = Floor { revision: revision.max(cursor), number, term_doubted };
+        self.act(Action::Range(Asked { purpose, floor }, Box::new(request)));
+    }
+
+    /// Examines the header of an answer; false when it must not be used further.
+    pub(super) fn examine(&mut self, now: Instant, asked: Asked, header: Option<Header>) -> bool {
+        let Asked { purpose, floor } = asked;
+        let Some(header) = header.filter(|header| header.revision > 0) else {
+            let kind = SourceErrorKind::Malformed;
+            self.fail(now, SourceError::new(kind, "an answer without a header"));
+            return false;
+        };
+        if self.known.cluster_id.is_some_and(|known| known != header.cluster_id) {
+            let judged = matches!(purpose, Purpose::Identify { .. } | Purpose::Page);
+            if !judged {
+                // Which cluster it is, is judged when connecting.
+                let kind = SourceErrorKind::Malformed;
+                self.fail(now, SourceError::new(kind, "an answer of another cluster"));
+            }
+            return judged;
+        }
+        if self.known.loaded && header.revision < floor.revision {
+            self.went_back(now);
+            return false;
+        }
+        if self.known.loaded && self.evidence.is_older_term(&header, floor.number) {
+            return self.older_term(now, purpose, floor.term_doubted);
+        }
+        if header.raft_term != 0 {
+            self.evidence.term_doubted = false;
+        }
+        self.evidence.note(&header);
+        true
+    }
+
+    /// The greatest revision that a linearizable answer has shown.
+    pub(super) fn greatest_shown(&self) -> Revision {
+        self.evidence.revision
+    }
+
+    /// The newest linearizable answer: its revision and its term.
+    pub(super) fn newest_shown(&self) -> Option<(Revision, u64)> {
+        self.evidence.newest
+    }
+
+    /// Whether the store may have another history than the data.
+    pub(super) fn is_suspected(&self) -> bool {
+        self.evidence.suspected
+    }
+
+    /// The data is what the store had, by content. From `header` on it is followed.
+    pub(super) fn clear_suspicion(&mut self, header: &Header) {
+        self.evidence = Evidence { asked: self.evidence.asked, ..Evidence::default() };
+        self.evidence.note(header);
+    }
+
+    /// What was known of the store is void, but not that it is another one.
+    pub(super) fn forget_evidence(&mut self) {
+        let asked = self.evidence.asked;
+        self.evidence = Evidence { asked, suspected: true, ..Evidence::default() };
+    }
+
+    fn suspect(&mut self, what: &'static str) {
+        if !self.evidence.suspected {
+            tracing::warn!(name = %self.options.name, what, cursor = self.known.cursor,
+                "the store may have another history; its content is compared");
+        }
+        self.evidence.suspected = true;
+        self.fresh.as_of = None;
+    }
+
+    /// An answer is behind what is known.
+    pub(super) fn went_back(&mut self, now: Instant) {
+        self.suspect(WENT_BACK);
+        self.evidence.behind += 1;
+        if self.evidence.behind >= ANSWERS_BEHIND {
+            return self.history_changed(now, WENT_BACK);
+        }
+        self.fail_soon(now, WENT_BACK);
+    }
+
+    /// etcd moves its applied index before its term, so one answer may show the old term. Only an
+    /// answer that was asked for after it counts.
+    fn older_term(&mut self, now: Instant, purpose: Purpose, asked_again: bool) -> bool {
+        self.evidence.term_doubted = true;
+        if asked_again {
+            self.suspect(OLDER_TERM);
+        }
+        match purpose {
+            // Content is compared or loaded, whatever the term.
+            Purpose::Page | Purpose::Compared => true,
+            Purpose::Identify { .. } if asked_again => true,
+            Purpose::Identify { .. } => {
+                self.identify(now);
+                false
+            }
+            _ => {
+                self.fail_soon(now, OLDER_TERM);
+                false
+            }
+        }
+    }
+
+    /// Gives up this connection and asks the next endpoint soon.
+    fn fail_soon(&mut self, now: Instant, message: &'static str) {
+        let error = SourceError::new(SourceErrorKind::Unavailable, message);
+        let delay = self.jitter.shorten(ASK_AGAIN);
+        self.note_failure(&error, delay);
+        self.report.last_error = Some(Arc::new(error));
+        self.retreat(now, delay, false);
+    }
+}

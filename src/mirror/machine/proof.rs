@@ -1,0 +1,290 @@
+//! Proving by content that the store has the history of the data.
+//!
+//! Owns the phase `Proving`, after every break. Where the range fits the budget, or the store is
+//! suspected, everything is compared at the cursor's revision, values included. Otherwise the newest
+//! live writes are, with their values, and the keys are counted. A deletion proves nothing: the store
+//! of another history may lack that key too.
+
+use std::time::Duration;
+
+use super::{Action, Instant, Machine, Phase, Purpose, Reload, SourceError, SourceErrorKind};
+use crate::entry::{Numbers, ValueHash};
+use crate::event::{Header, Revision};
+use crate::known::{Differing, Write};
+use crate::mirror::pager::{Pager, Step};
+use crate::range::KeyRange;
+use crate::source::{RangePage, RangeRequest};
+use crate::writer::LoadError;
+
+/// Bytes of keys and values in one page of a comparison.
+const PAGE_BYTES: u64 = 1 << 20;
+/// A range is read at most this fast while nothing is suspected, so that the mirrors of many processes
+/// that reconnect together do not read all at once.
+const BYTES_PER_SECOND: u64 = 2 << 20;
+
+pub(super) const OTHER_VALUE: &str = "a key has another value at a known revision";
+const OTHER_KEYS: &str = "the store has other keys at the known revision";
+
+/// How much is compared whole after every break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Budget {
+    pub(crate) keys: usize,
+    pub(crate) bytes: u64,
+}
+
+impl Budget {
+    pub(crate) const UNBOUNDED: Budget = Budget { keys: usize::MAX, bytes: u64::MAX };
+}
+
+/// What there is to compare.
+#[derive(Debug)]
+pub(crate) enum Basis {
+    /// Everything; keys and values have no more bytes than this.
+    Everything { bytes: u64 },
+    /// The newest live writes, the newest first.
+    Newest(Vec<Write>),
+}
+
+/// The proof under way.
+#[derive(Debug)]
+pub(super) struct Proof {
+    /// The answer that showed which store it is, and when it was asked for.
+    header: Header,
+    asked: Instant,
+    /// When the comparison begins.
+    begins: Option<Instant>,
+    pager: Option<Pager>,
+    newest: Vec<Write>,
+    /// Answers that are awaited.
+    awaited: usize,
+}
+
+impl Machine {
+    /// Begins to compare; `header` is the answer to a request made when `asked`.
+    pub(super) fn prove(&mut self, header: Header, asked: Instant) {
+        self.phase = Phase::Proving;
+        let (begins, pager, newest) = (None, None, Vec::new());
+        self.proof = Some(Proof { header, asked, begins, pager, newest, awaited: 0 });
+        // With gaps the content at the cursor is not what the store had, but single writes are.
+        let budget = match (self.has_gaps(), self.is_suspected()) {
+            (true, _) => None,
+            (false, true) => Some(Budget::UNBOUNDED),
+            (false, false) => Some(self.options.proof_budget),
+        };
+        self.act(Action::BeginProof(budget));
+    }
+
+    /// Whether events are known to be lost.
+    fn has_gaps(&self) -> bool {
+        self.reload.is_some_and(|reload| reload.doubted)
+    }
+
+    pub(super) fn proof_begun(&mut self, now: Instant, basis: Basis) {
+        if self.phase != Phase::Proving {
+            return;
+        }
+        match basis {
+            Basis::Everything { bytes } => {
+                let hurried = self.is_suspected() || self.demand.is_any();
+                let pause = Duration::from_millis(bytes.saturating_mul(1000) / BYTES_PER_SECOND);
+                let pause = if hurried { Duration::ZERO } else { self.jitter.up_to(pause) };
+                let pager = Pager::new(self.range.clone(), self.known.cursor, PAGE_BYTES, 0);
+                if let Some(proof) = &mut self.proof {
+                    proof.pager = Some(pager);
+                    proof.begins = Some(now + pause);
+                }
+                self.check_proof(now);
+            }
+            Basis::Newest(newest) if newest.is_empty() && self.has_gaps() => self.proved(now),
+            Basis::Newest(newest) => self.ask_newest(newest),
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn check_proof(&mut self, now: Instant) {
+        let hurried = self.demand.is_any();
+        let Some(proof) = &mut self.proof else { return };
+        if proof.begins.take_if(|begins| hurried || *begins <= now).is_some() {
+            self.ask_page();
+        }
+    }
+
+    pub(super) fn proof_deadline(&self) -> Option<Instant> {
+        self.proof.as_ref().and_then(|proof| proof.begins)
+    }
+
+    fn ask_page(&mut self) {
+        let Some(pager) = self.proof.as_ref().and_then(|proof| proof.pager.as_ref()) else {
+            return;
+        };
+        let request = pager.request();
+        self.ask(Purpose::Compared, request);
+    }
+
+    pub(super) fn compared_page(&mut self, now: Instant, result: Result<RangePage, SourceError>) {
+        let Some(pager) = self.proof.as_mut().and_then(|proof| proof.pager.as_mut()) else {
+            return;
+        };
+        let (kvs, last) = match result.and_then(|page| pager.page(page)) {
+            Ok(Step::More(kvs)) => (kvs, false),
+            Ok(Step::Done(kvs, _)) => (kvs, true),
+            Err(error) if error.kind() == SourceErrorKind::TooLarge && pager.shrink() => {
+                return self.ask_page();
+            }
+            Err(error) => return self.not_proven(now, error),
+        };
+        if !last {
+            self.ask_page();
+        }
+        let keys = kvs.into_iter();
+        let keys = keys.map(|kv| (Numbers::from(&kv), ValueHash::of(&kv.value), kv.key));
+        let keys = keys.map(|(numbers, value, key)| (key, numbers, Some(value))).collect();
+        self.act(Action::AuditKeys { keys, last });
+    }
+
+    /// A page was compared.
+    pub(super) fn compared(
+        &mut self,
+        now: Instant,
+        result: Result<Differing, LoadError>,
+        last: bool,
+    ) {
+        if self.phase != Phase::Proving {
+            return;
+        }
+        match result {
+            Ok(differing) if differing.values > 0 => self.history_changed(now, OTHER_VALUE),
+            Ok(differing) if differing.keys > 0 => self.other_keys(now),
+            Ok(_) if last => self.proved(now),
+            Ok(_) => {}
+            Err(error) => {
+                let kind = SourceErrorKind::Malformed;
+                self.fail(now, SourceError::new(kind, "a page").with_cause(error));
+            }
+        }
+    }
+
+    /// Asks for the newest live writes and for the number of keys, all as of the cursor; with gaps only
+    /// for the writes, each as of its own revision.
+    fn ask_newest(&mut self, newest: Vec<Write>) {
+        let (cursor, gaps) = (self.known.cursor, self.has_gaps());
+        for (index, write) in newest.iter().enumerate() {
+            let key = KeyRange::key(write.key.as_slice());
+            let revision = if gaps { write.numbers.mod_revision } else { cursor };
+            let request = RangeRequest { revision, limit: 1, ..RangeRequest::new(key) };
+            self.ask(Purpose::Newest { index }, request);
+        }
+        let proven = newest.first().map_or(0, |write| write.numbers.mod_revision);
+        if let Some(proof) = &mut self.proof {
+            proof.awaited = newest.len() + usize::from(!gaps);
+            proof.newest = newest;
+        }
+        if !gaps {
+            self.ask_census(proven);
+        }
+    }
+
+    /// Asks whether the store has as many keys as are known, and none newer than `proven`.
+    fn ask_census(&mut self, proven: Revision) {
+        let cursor = self.known.cursor;
+        let all =
+            RangeRequest { revision: cursor, ..RangeRequest::new(KeyRange::clone(&self.range)) };
+        let request = if proven < cursor {
+            // What moved the cursor beyond the newest write was progress, or a deletion. Another
+            // history may have writes there, as by the count barrier (B13).
+            let min_mod_revision = proven.saturating_add(1);
+            RangeRequest { min_mod_revision, keys_only: true, limit: 1, ..all }
+        } else {
+            RangeRequest { count_only: true, ..all }
+        };
+        self.ask(Purpose::Census, request);
+    }
+
+    pub(super) fn newest_read(
+        &mut self,
+        now: Instant,
+        index: usize,
+        result: Result<RangePage, SourceError>,
+    ) {
+        let known = self.keys_known();
+        let Some(proof) = self.proof.as_mut().filter(|_| known) else { return };
+        match result {
+            Ok(page) => {
+                let write = proof.newest.get(index);
+                if write.is_some_and(|write| !write.is(page.kvs.first())) {
+                    return self.other_keys(now);
+                }
+                self.answered(now);
+            }
+            Err(error) => self.not_proven(now, error),
+        }
+    }
+
+    pub(super) fn census_taken(&mut self, now: Instant, result: Result<RangePage, SourceError>) {
+        if !self.keys_known() {
+            return;
+        }
+        match result {
+            Ok(page) => {
+                if !page.kvs.is_empty() || usize::try_from(page.count) != Ok(self.known.keys) {
+                    return self.other_keys(now);
+                }
+                self.answered(now);
+            }
+            Err(error) => self.not_proven(now, error),
+        }
+    }
+
+    fn keys_known(&self) -> bool {
+        self.phase == Phase::Proving && self.proof.as_ref().is_some_and(|proof| proof.awaited > 0)
+    }
+
+    fn answered(&mut self, now: Instant) {
+        let Some(proof) = &mut self.proof else { return };
+        proof.awaited -= 1;
+        if proof.awaited == 0 {
+            self.proved(now);
+        }
+    }
+
+    /// The store has other keys, or other writes of them, at the cursor. A server that loses events
+    /// without a word may have lost them here; any other has another history.
+    fn other_keys(&mut self, now: Instant) {
+        let loses_events = self.version.is_none_or(|version| !version.progress_is_trusted());
+        if self.is_suspected() || self.has_gaps() || !loses_events {
+            return self.history_changed(now, OTHER_KEYS);
+        }
+        self.report.counters.discontinuities += 1;
+        tracing::warn!(name = %self.options.name, cursor = self.known.cursor,
+            "the store has other keys at the known revision; everything is read again");
+        self.schedule_reload(now, Reload::GAPS);
+    }
+
+    fn not_proven(&mut self, now: Instant, error: SourceError) {
+        match error.kind() {
+            // The load that follows compares what is left of the known content.
+            SourceErrorKind::Compacted => self.compacted(now),
+            _ => self.fail(now, error),
+        }
+    }
+
+    /// The store has the known content.
+    fn proved(&mut self, now: Instant) {
+        let Some(proof) = self.proof.take() else { return };
+        let header = proof.header;
+        if self.is_suspected() && !self.has_gaps() {
+            let (revision, raft_term) = (header.revision, header.raft_term);
+            tracing::info!(name = %self.options.name, revision, raft_term,
+                "the store has the known content; its history is the same");
+            self.clear_suspicion(&header);
+        }
+        self.act(Action::EndProof);
+        match self.reload {
+            Some(reload) => self.begin_load(now, reload),
+            None => {
+                self.fresh.as_of = self.fresh.as_of.or(Some((header.revision, proof.asked)));
+                self.open_watch();
+            }
+        }
+    }
+}
