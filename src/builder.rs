@@ -171,6 +171,7 @@ impl<T> fmt::Debug for NeedsDecoder<T> {
 /// | [`proof_budget`](Builder::proof_budget) | 4,096 keys and 1 MiB |
 /// | [`hold_reloads`](Builder::hold_reloads) | off |
 /// | [`audit_interval`](Builder::audit_interval) | off |
+/// | [`audit_values`](Builder::audit_values) | off |
 #[must_use = "a builder does nothing until it is started"]
 pub struct Builder<T> {
     range: KeyRange,
@@ -334,10 +335,28 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// [`drift`](crate::Counters::drift), and mended by a reload.
     ///
     /// For servers that lose events (etcd 3.4 before 3.4.31 and 3.5 before 3.5.13) and for the
-    /// careful. It costs etcd a read of the whole range; values are not sent, and not compared. Each
-    /// pause is shortened by up to a quarter at random, so that many processes do not read together.
+    /// careful. It costs etcd a read of the whole range; values are not sent, and not compared
+    /// ([`audit_values`](Builder::audit_values) does). Each pause is shortened by up to a quarter at
+    /// random, so that many processes do not read together.
     pub fn audit_interval(mut self, interval: Duration) -> Self {
         self.options.audit_interval = Some(bounded(interval));
+        self
+    }
+
+    /// Compares all keys, their revisions and their values with etcd this often while live, page by page,
+    /// at a revision of the past.
+    ///
+    /// Finds all that [`audit_interval`](Builder::audit_interval) finds, and what no number shows: a store
+    /// that was wiped or restored and has the same keys at the same revisions with another value. One history
+    /// cannot have that, so everything is read anew under a new epoch, or the key space stops, as
+    /// [`on_history_change`](Builder::on_history_change) says. A member whose data is corrupt looks the same.
+    /// Each key that differs counts as [`drift`](crate::Counters::drift).
+    ///
+    /// It costs etcd a read of the whole range, and the network all of it: values are sent. The mirror
+    /// holds two pages of about 1 MiB, and compares hashes of 64 bits. Both audits may be set: one runs at a
+    /// time, and one with values serves for both. Each pause is shortened by up to a quarter at random.
+    pub fn audit_values(mut self, interval: Duration) -> Self {
+        self.options.audit_values = Some(bounded(interval));
         self
     }
 

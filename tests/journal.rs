@@ -4,6 +4,9 @@
 //! those of the module's documentation.
 #![cfg(feature = "journal")]
 
+#[cfg(feature = "test-util")]
+#[path = "journal/audited.rs"]
+mod audited;
 #[path = "journal/crash.rs"]
 mod crash;
 #[path = "journal/crash_mirrored.rs"]

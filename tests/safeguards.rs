@@ -8,6 +8,8 @@ mod fake;
 mod held;
 #[path = "safeguards/oversized.rs"]
 mod oversized;
+#[path = "safeguards/values.rs"]
+mod values;
 
 use std::time::Duration;
 

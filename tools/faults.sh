@@ -26,6 +26,8 @@ suite_of() {
         # The simulation's histories have other numbers.
         reload-by-numbers | contradiction-in-the-epoch | stand-in-of-another-history)
             echo '--lib writer::tests' ;;
+        # The simulation has no audits with values.
+        audit-without-values | audits-at-once) echo '--test safeguards values::' ;;
         # The simulation has too few keys for a second run.
         part-without-its-end) echo '--test follow' ;;
         *) echo '--test simulation' ;;

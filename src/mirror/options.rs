@@ -73,6 +73,7 @@ pub(crate) struct Options {
     pub(crate) hold_above: Option<f64>,
     pub(crate) on_hold: OnHold,
     pub(crate) audit_interval: Option<Duration>,
+    pub(crate) audit_values: Option<Duration>,
     pub(crate) on_bad_store: OnBadStore,
     /// Seeds the jitter; drawn at random unless a test sets it.
     pub(crate) seed: Option<u64>,
@@ -102,6 +103,7 @@ impl Default for Options {
             hold_above: None,
             on_hold: OnHold::Wait,
             audit_interval: None,
+            audit_values: None,
             on_bad_store: OnBadStore::default(),
             seed: None,
         }

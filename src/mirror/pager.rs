@@ -69,6 +69,12 @@ impl Pager {
         self
     }
 
+    /// Sizes the first page by what is known of the keys: at least one key, and no more than usual.
+    pub(crate) fn begin_with(mut self, keys: u64) -> Self {
+        self.limit = keys.clamp(1, FIRST_LIMIT);
+        self
+    }
+
     /// Whether anything was read.
     pub(crate) fn has_begun(&self) -> bool {
         self.pinned.is_some()

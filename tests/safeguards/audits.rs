@@ -46,7 +46,8 @@ async fn t71_no_audit_gives_a_false_alarm_during_writes_faults_and_compactions()
         let etcd = etcd();
         etcd.set_version(version(name));
         fill(&etcd, 500);
-        let ks = builder().audit_interval(SECOND).start(etcd.clone()).await.unwrap();
+        let ks = builder().audit_interval(SECOND).audit_values(2 * SECOND);
+        let ks = ks.start(etcd.clone()).await.unwrap();
         etcd.faults().delay_call(Call::Range, Duration::from_millis(40));
         for round in 0..3_000_u64 {
             let key = format!("/k/{:03}", etcd.random(600));

@@ -1,26 +1,43 @@
-//! The periodic audit: is what is shown what etcd has?
+//! Periodic audits: does the view equal what etcd has, in its keys or also in its values?
 //!
-//! Owns when an audit begins, the pages it asks for, and what follows from a difference. The watch
-//! goes on meanwhile: both sides are compared at one revision of the past.
+//! Owns when an audit begins, the pages it requests, and what follows from a difference. One audit runs at
+//! a time, beside the watch: both sides are compared at one revision of the past.
+
+use std::sync::Arc;
 
 use super::{Action, Instant, Machine, Phase, Purpose, Reload, SourceError, SourceErrorKind};
 use crate::entry::{Numbers, ValueHash};
-use crate::event::Revision;
+use crate::event::{RawKeyValue, Revision};
 use crate::known::Differing;
 use crate::mirror::pager::{Pager, Step};
 use crate::source::{RangePage, RangeRequest};
 use crate::writer::LoadError;
 
-/// Bytes of keys in one page: an audit is not urgent, and the server reads the values too.
+/// Bytes of keys, or of keys and values, in one page: an audit is not urgent, and the server reads the
+/// values in either case.
 const PAGE_BYTES: u64 = 1 << 20;
 
-/// The audit under way, and when the next one is due.
+/// What an audit compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// Keys and their numbers: finds lost events.
+    Keys,
+    /// The same with values: finds another history with equal numbers too.
+    Values,
+}
+
+impl Scope {
+    const ALL: [Scope; 2] = [Scope::Keys, Scope::Values];
+}
+
+/// The audit in progress, and when the next ones are due.
 #[derive(Debug, Default)]
 pub(super) struct Audit {
-    due: Option<Instant>,
-    /// Tells the answers of one audit from those of an abandoned one.
+    /// By scope.
+    due: [Option<Instant>; 2],
+    /// Distinguishes the pages of one audit from those of an abandoned one.
     number: u64,
-    begun: bool,
+    begun: Option<Scope>,
     pager: Option<Pager>,
     differing: Differing,
 }
@@ -36,40 +53,63 @@ fn is_about_the_page(kind: SourceErrorKind) -> bool {
 }
 
 impl Machine {
-    /// Plans the first audit; one that is overdue waits until a new watch has caught up.
-    pub(super) fn plan_audit(&mut self, now: Instant) {
+    /// Plans the first audits; one that is overdue waits until a new watch has caught up.
+    pub(super) fn plan_audits(&mut self, now: Instant) {
         let soon = now + self.options.check_interval;
-        self.audit.due = match self.audit.due {
-            Some(due) => Some(due.max(soon)),
-            None => self.next_audit(now),
+        for scope in Scope::ALL {
+            match &mut self.audit.due[scope as usize] {
+                Some(due) => *due = soon.max(*due),
+                None => self.plan_next(now, scope),
+            }
+        }
+    }
+
+    /// Plans the audit after one of this scope, at a random time: processes that were started together
+    /// must not read everything together, again and again.
+    fn plan_next(&mut self, now: Instant, scope: Scope) {
+        let interval = match scope {
+            Scope::Keys => self.options.audit_interval,
+            Scope::Values => self.options.audit_values,
         };
+        let due = interval.map(|interval| now + self.jitter.shorten(interval));
+        self.audit.due[scope as usize] = due;
     }
 
-    /// Processes that were started together must not read everything together, again and again.
-    fn next_audit(&mut self, now: Instant) -> Option<Instant> {
-        self.options.audit_interval.map(|interval| now + self.jitter.shorten(interval))
+    /// Plans what comes after the audit in progress, and forgets that one.
+    fn end_audit(&mut self, now: Instant) {
+        match self.audit.begun {
+            // It compared the keys as well.
+            Some(Scope::Values) => {
+                Scope::ALL.into_iter().for_each(|scope| self.plan_next(now, scope))
+            }
+            Some(Scope::Keys) => self.plan_next(now, Scope::Keys),
+            None => {}
+        }
+        self.abandon_audit();
     }
 
-    /// Forgets the audit under way; it stays due.
+    /// Forgets the audit in progress; it stays due.
     pub(super) fn abandon_audit(&mut self) {
         let Audit { due, number, .. } = self.audit;
         self.audit = Audit { due, number, ..Audit::default() };
     }
 
-    /// Puts the audit under way off: it could not be made now.
+    /// Puts the audit in progress off: it could not be made now.
     fn postpone_audit(&mut self, now: Instant, error: &SourceError) {
         tracing::debug!(name = %self.options.name, %error, "the audit is put off");
-        self.abandon_audit();
-        self.audit.due = self.next_audit(now);
+        self.end_audit(now);
     }
 
     pub(super) fn audit_deadline(&self) -> Option<Instant> {
-        self.audit.due.filter(|_| !self.audit.begun)
+        let due = self.audit.due.into_iter().flatten().min();
+        due.filter(|_| self.audit.begun.is_none())
     }
 
     pub(super) fn check_audit(&mut self, now: Instant) {
         if self.audit_deadline().is_some_and(|due| due <= now) {
-            self.audit.begun = true;
+            // Of two that are due the one that compares more serves for both.
+            let values = self.audit.due[Scope::Values as usize].is_some_and(|due| due <= now);
+            self.audit.begun = Some(if values { Scope::Values } else { Scope::Keys });
             self.audit.number += 1;
             self.audit.differing = Differing::default();
             self.act(Action::BeginAudit);
@@ -78,19 +118,26 @@ impl Machine {
 
     /// The view to compare is kept aside; it is of `revision`.
     pub(super) fn audit_begun(&mut self, revision: Revision) {
-        if self.phase == Phase::Live && self.audit.begun {
-            // The server reads the values too, so pages are bounded by what the last load weighed.
-            let load = self.report.load.unwrap_or_default();
-            let keys = self.options.page_bytes.saturating_mul(load.keys) / load.bytes.max(1);
-            let pager = Pager::new(self.range.clone(), revision, PAGE_BYTES, 0);
-            self.audit.pager = Some(pager.at_most(keys));
-            self.ask_audit();
+        if self.phase != Phase::Live {
+            return;
         }
+        let Some(scope) = self.audit.begun else { return };
+        // Pages are bounded by the sizes of the last load, if there was one.
+        let load = self.report.load.unwrap_or_default();
+        let keys_in = |bytes: u64| bytes.saturating_mul(load.keys) / load.bytes.max(1);
+        let pager = Pager::new(self.range.clone(), revision, PAGE_BYTES, 0);
+        self.audit.pager = Some(match scope {
+            // The server reads the values too.
+            Scope::Keys => pager.at_most(keys_in(self.options.page_bytes)),
+            Scope::Values => pager.begin_with(keys_in(PAGE_BYTES)),
+        });
+        self.ask_audit();
     }
 
     fn ask_audit(&mut self) {
         let Some(pager) = &self.audit.pager else { return };
-        let request = RangeRequest { keys_only: true, ..pager.request() };
+        let keys_only = self.audit.begun == Some(Scope::Keys);
+        let request = RangeRequest { keys_only, ..pager.request() };
         let number = self.audit.number;
         self.ask(Purpose::Audit { number }, request);
     }
@@ -123,9 +170,14 @@ impl Machine {
         if !last {
             self.ask_audit();
         }
-        let keys = kvs.into_iter().map(|kv| (Numbers::from(&kv), kv.key));
-        let keys = keys.map(|(numbers, key)| (key, numbers, None)).collect();
-        self.act(Action::AuditKeys { keys, last });
+        let values = self.audit.begun == Some(Scope::Values);
+        // The values end here: hashes are compared.
+        let compared = |kv: RawKeyValue| {
+            let hash = values.then(|| ValueHash::of(&kv.value));
+            (Numbers::from(&kv), hash, kv.key)
+        };
+        let keys = kvs.into_iter().map(compared).map(|(numbers, hash, key)| (key, numbers, hash));
+        self.act(Action::AuditKeys { keys: keys.collect(), last });
     }
 
     /// A page was compared.
@@ -154,15 +206,26 @@ impl Machine {
         let differing = self.audit.differing;
         self.report.counters.audits += 1;
         self.report.counters.drift += differing.keys + differing.values;
-        self.abandon_audit();
-        self.audit.due = self.next_audit(now);
+        self.end_audit(now);
         if !differing.is_none() {
-            let name = &self.options.name;
-            tracing::error!(%name, differing = differing.keys, "the audit found other keys in etcd; they are read again");
-            let kind = SourceErrorKind::Malformed;
-            let error = SourceError::new(kind, "an audit found that the watch had lost history");
-            self.report.last_error = Some(std::sync::Arc::new(error));
-            self.schedule_reload(now, Reload::GAPS);
+            self.drifted(now, differing);
+        }
+    }
+
+    /// An audit found differences. The same write has one value within one history, so another value
+    /// shows another history; other keys are lost events.
+    fn drifted(&mut self, now: Instant, differing: Differing) {
+        let (name, Differing { keys, values }) = (&self.options.name, differing);
+        tracing::error!(%name, keys, values, "an audit found differences; everything is read again");
+        let what = match values {
+            0 => "an audit found that the watch had lost history",
+            _ => "an audit found another value of the same write",
+        };
+        let error = SourceError::new(SourceErrorKind::Malformed, what);
+        self.report.last_error = Some(Arc::new(error));
+        match values {
+            0 => self.schedule_reload(now, Reload::GAPS),
+            _ => self.history_changed(now, what),
         }
     }
 }

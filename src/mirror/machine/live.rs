@@ -101,7 +101,7 @@ impl Machine {
         // Asked at once: the answer is the proof that the watch works.
         self.fresh.next_check = Some(now);
         self.fresh.next_read = Some(now);
-        self.plan_audit(now);
+        self.plan_audits(now);
     }
 
     /// A progress notification: complete through the header's revision, once everything that was
