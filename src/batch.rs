@@ -218,7 +218,7 @@ where
     batch.keys.reserve_exact(lengths.len());
     let mut arrivals = arrivals.into_iter().peekable();
     for (asked, (length, now)) in lengths.into_iter().zip(numbers).enumerate() {
-        let mut history = History::new(asked, now, known.continuity);
+        let mut history = History::new(asked, now, known.confirmed, known.continuity);
         for left in (0..length).rev() {
             let Some(this) = arrivals.next() else { break };
             let revision = this.event.mod_revision();
@@ -310,13 +310,20 @@ struct History {
     now: Option<Numbers>,
     /// The revision of the last event of this batch that touched the key.
     last: Option<Revision>,
+    /// Before the batch, what is known was complete through it.
+    confirmed: Revision,
     continuity: Continuity,
 }
 
 impl History {
-    fn new(asked: usize, now: Option<Numbers>, continuity: Continuity) -> Self {
+    fn new(
+        asked: usize,
+        now: Option<Numbers>,
+        confirmed: Revision,
+        continuity: Continuity,
+    ) -> Self {
         let sum = KeyHistory { asked, events: SmallVec::new(), life: 0, deleted: false };
-        History { sum, now, last: None, continuity }
+        History { sum, now, last: None, confirmed, continuity }
     }
 
     /// Judges and takes the next event of the key. `superseded`: another event of the key and the
@@ -356,12 +363,14 @@ impl History {
         Ok(())
     }
 
-    /// Whether the effect of a redelivered event is in what is known (B7): else it was never
-    /// applied, or history was written anew.
+    /// Whether the effect of a redelivered event, the last of its key and revision, is in what is
+    /// known (B7): else it was never applied, or history was written anew.
     fn has_effect_of(&self, event: &Event) -> bool {
         match (self.now, event) {
-            (None, _) => true,
-            (Some(now), Event::Delete { mod_revision, .. }) => now.mod_revision >= *mod_revision,
+            (None, Event::Delete { .. }) => true,
+            // Below the confirmed revision it may have been deleted since; from there on only by this batch.
+            (None, Event::Put(kv)) => self.last.is_some() || kv.mod_revision < self.confirmed,
+            (Some(now), Event::Delete { mod_revision, .. }) => now.mod_revision > *mod_revision,
             (Some(now), Event::Put(kv)) if now.mod_revision == kv.mod_revision => {
                 now.create_revision == kv.create_revision
                     && (now.version == kv.version || now.version == 0 || kv.version == 0)

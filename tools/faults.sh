@@ -26,6 +26,8 @@ suite_of() {
         # The simulation's histories have other numbers.
         reload-by-numbers | contradiction-in-the-epoch | stand-in-of-another-history)
             echo '--lib writer::tests' ;;
+        # Its restored stores differ in more than one write.
+        creation-taken-for-a-duplicate) echo '--lib batch::tests' ;;
         # The simulation has no audits with values.
         audit-without-values | audits-at-once) echo '--test safeguards values::' ;;
         # The simulation has too few keys for a second run.

@@ -179,6 +179,23 @@ fn a_comparison_tells_other_keys_from_other_values() {
     assert_eq!(compare(&unversioned, true), (0, 0));
 }
 
+/// A key whose value is rejected, and shows none, is known: its creation may be delivered again.
+#[test]
+fn h23_a_rejected_creation_may_be_delivered_again() {
+    let decoder = |kv: RawKeyValue| String::from_utf8(kv.value);
+    let (ks, mut writer) = KeySpace::builder("/").unwrap().decoder(decoder).writer();
+    let bad = RawKeyValue { value: vec![0xff], ..kv("/a", 9, 9, 1) };
+    writer.load(header(9), vec![bad.clone()]).unwrap();
+    let again = |kv: &RawKeyValue| WatchResponse {
+        header: Some(header(9)),
+        events: vec![crate::event::Event::Put(kv.clone())],
+        ..Default::default()
+    };
+    let applied = writer.apply(vec![again(&bad)]).unwrap();
+    assert_eq!((applied.duplicates, ks.rejected().len(), ks.read().len()), (1, 1, 0));
+    writer.apply(vec![again(&kv("/b", 9, 9, 1))]).unwrap_err();
+}
+
 // ---- Reads that are of another history ----------------------------------------------------------
 
 /// The epoch after a read at revision 20 of a view that is at revision 9 and confirmed through 12.

@@ -296,7 +296,10 @@ fn b9_redelivered_content_that_is_not_there_is_a_break() {
         delete("/a", 6),
         // The entry's own revision with other numbers.
         put("/a", "1", 5, 5, 1),
+        put("/a", "1", 4, 5, 3),
         put("/a", "1", 2, 5, 4),
+        // Its deletion at its own revision, which leaves nothing.
+        delete("/a", 5),
     ];
     for event in breaks {
         let mod_revision = event.mod_revision();
@@ -312,6 +315,61 @@ fn b9_redelivered_content_that_is_not_there_is_a_break() {
     strict(7, &keys, vec![put("/a", "1", 2, 5, 0)]).unwrap();
     // Older than the entry, or of a key that was deleted since: nothing to compare with.
     strict(7, &keys, vec![put("/a", "1", 2, 4, 2), delete("/b", 4)]).unwrap();
+}
+
+#[track_caller]
+fn check_not_there(confirmed: Revision, keys: Keys<'_>, responses: Vec<WatchResponse>, key: &str) {
+    let refused = judged(Continuity::Strict, confirmed, keys, responses.clone()).unwrap_err();
+    let expected = (key.as_bytes(), Break::ModRevision);
+    let found = match &refused {
+        ApplyError::Discontinuity { key, reason, .. } => Some((key.as_slice(), *reason)),
+        _ => None,
+    };
+    assert_eq!(found, Some(expected), "{refused:?}");
+    // The fixture mode drops whatever was delivered before.
+    judged(Continuity::Lenient, confirmed, keys, responses).unwrap();
+}
+
+/// Nothing can have deleted since what was written at the confirmed revision itself.
+#[test]
+fn h23_a_redelivered_write_at_the_confirmed_revision_must_be_known() {
+    let created = || put("/c", "1", 7, 7, 1);
+    check_not_there(7, &[], vec![response(vec![created()])], "/c");
+    check_not_there(7, &[], vec![response(vec![put("/c", "1", 2, 7, 4)])], "/c");
+    check_not_there(7, &[], vec![response(vec![put("/c", "1", 7, 7, 0)])], "/c");
+    check_not_there(7, &[], vec![response(vec![delete("/c", 7), created()])], "/c");
+    // Other keys, before and after, excuse nothing.
+    let known = [("/b", at(7, 7, 1)), ("/d", at(7, 7, 1))];
+    let all = vec![put("/b", "1", 7, 7, 1), created(), put("/d", "1", 7, 7, 1)];
+    check_not_there(7, &known, vec![response(all)], "/c");
+    // Nor does a revision that began in this batch.
+    let responses =
+        vec![response(vec![put("/a", "1", 8, 8, 1)]), response(vec![put("/c", "1", 8, 8, 1)])];
+    check_not_there(7, &[], responses, "/c");
+
+    // Known, deleted by the same revision, or below the confirmed one: it was delivered before.
+    for (keys, events) in [
+        (&[("/c", at(7, 7, 1))][..], vec![created()]),
+        (&[][..], vec![created(), delete("/c", 7)]),
+        (&[][..], vec![put("/c", "1", 6, 6, 1)]),
+        (&[][..], vec![put("/c", "1", 6, 6, 1), delete("/c", 7)]),
+    ] {
+        let (count, batch) = (events.len(), strict(7, keys, events).unwrap());
+        assert_eq!((batch.events, batch.duplicates), (0, count));
+    }
+    // Deleted by this batch before it is delivered again.
+    let known = [("/c", at(7, 7, 1))];
+    let batch = apply(7, &known, vec![response(vec![delete("/c", 8)]), response(vec![created()])]);
+    assert_eq!((batch.events, batch.duplicates), (1, 1));
+    check_net(&batch, &[("/c", "gone")]);
+}
+
+/// An event of another key at the same revision supersedes nothing.
+#[test]
+fn h23_the_next_keys_event_does_not_excuse_a_missing_effect() {
+    let known = [("/a", at(2, 5, 3)), ("/b", at(5, 5, 1))];
+    let events = vec![put("/a", "1", 2, 5, 4), put("/b", "1", 5, 5, 1)];
+    check_not_there(7, &known, vec![response(events)], "/a");
 }
 
 /// Only the last event of a key in a revision has an effect that must be there.
