@@ -156,8 +156,8 @@
 //! # Reconnects and reloads
 //!
 //! After a failure the mirror takes the next endpoint, with delays that double and are reset by an event
-//! or progress only. It proves that the endpoint serves the history the data is of (cluster, revision,
-//! the last known change), and resumes *at* its position, dropping what it has. When the position is
+//! or progress only. It proves by content that the endpoint serves the history the data is of
+//! ([`guide::guarantees`] says how), and resumes *at* its position, dropping what it has. When the position is
 //! compacted, or an event does not continue what is known, it reads everything anew beside the data that
 //! is served, and shows the exact difference in one step. A store restored from a backup is read under a
 //! new [`epoch`](View::epoch); revisions compare only within one. So is a reload that finds other

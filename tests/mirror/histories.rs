@@ -263,3 +263,70 @@ async fn h14_pending_waits_dial_once_a_second() {
     let dialed = dials() - before;
     assert!((50..=61).contains(&dialed), "{dialed} dials in a minute");
 }
+
+/// Raises the term of the cluster, and lets the mirror see it.
+async fn elect(ks: &KeySpace<Vec<u8>>, etcd: &FakeEtcd) {
+    etcd.faults().lose_leader();
+    reaches(ks, State::Reconnecting).await;
+    etcd.faults().elect_leader();
+    reaches(ks, State::Live).await;
+    ks.sync().await.unwrap();
+}
+
+/// Beyond the budget, with the newest writes and the number of keys as before: the term tells.
+#[tokio::test(start_paused = true)]
+async fn h15_an_older_term_has_everything_compared() {
+    let etcd = etcd();
+    let seed = |changed: &str| {
+        for n in 0..50 {
+            etcd.put(format!("/k/{n}"), if n == 20 { changed } else { "value" });
+        }
+    };
+    seed("one");
+    let ks = builder().proof_budget(0, 0).start(etcd.clone()).await.unwrap();
+    elect(&ks, &etcd).await;
+    outage(&ks, &etcd, || {
+        etcd.wipe();
+        seed("other");
+    })
+    .await;
+    assert_eq!(ks.status().epoch, 2);
+}
+
+/// The backup has all that was known: the history is continued, and the lower term is the new measure.
+#[tokio::test(start_paused = true)]
+async fn h15_an_older_term_with_equal_content_is_the_same_history() {
+    let etcd = etcd();
+    etcd.put("/k/a", "1");
+    let ks = builder().proof_budget(0, 0).start(etcd.clone()).await.unwrap();
+    elect(&ks, &etcd).await;
+    elect(&ks, &etcd).await;
+    for _ in 0..3 {
+        let many = etcd.counts().many;
+        outage(&ks, &etcd, || etcd.restore_at_term(etcd.revision(), 2)).await;
+        assert!(etcd.counts().many > many, "everything was compared");
+        let many = etcd.counts().many;
+        etcd.faults().cut();
+        etcd.put("/k/a", "2");
+        assert_same(&ks, &etcd).await;
+        assert_eq!(etcd.counts().many, many, "nothing is suspected any more");
+        elect(&ks, &etcd).await;
+    }
+    assert_eq!((ks.status().epoch, ks.status().counters.loads), (1, 1));
+}
+
+/// etcd applies an entry before it shows the entry's term: one answer with the old term is asked again.
+#[tokio::test(start_paused = true)]
+async fn h15_a_single_answer_with_the_old_term_is_no_evidence() {
+    let etcd = etcd();
+    etcd.put("/k/a", "1");
+    let ks = builder().proof_budget(0, 0).start(etcd.clone()).await.unwrap();
+    elect(&ks, &etcd).await;
+    let many = etcd.counts().many;
+    for _ in 0..5 {
+        etcd.faults().late_term();
+        elect(&ks, &etcd).await;
+    }
+    assert_eq!(etcd.counts().many, many, "not everything is compared");
+    assert_eq!((ks.status().epoch, ks.status().counters.loads), (1, 1));
+}
