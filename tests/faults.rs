@@ -8,6 +8,8 @@ mod connection;
 mod history;
 #[path = "faults/process.rs"]
 mod process;
+#[path = "faults/replaced.rs"]
+mod replaced;
 mod support;
 
 use std::collections::HashSet;
