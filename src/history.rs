@@ -41,6 +41,11 @@ impl Place {
     pub(crate) fn of<T>(view: &View<T>) -> Self {
         Place { epoch: view.epoch, revision: view.revision }
     }
+
+    /// The position of a consumer that has seen the whole view, idle progress included.
+    pub(crate) fn confirmed<T>(view: &View<T>) -> Self {
+        Place { epoch: view.epoch, revision: view.confirmed }
+    }
 }
 
 /// One step of the key space: from the view of the number before to that of its own.
@@ -52,9 +57,9 @@ pub(crate) struct Step<T> {
     loaded: Revision,
     quiet: Revision,
     pub(crate) to: Place,
-    /// From here on what came before is of no matter: `to`, but for a complete read the revision of that,
-    /// also when it changed nothing. Whoever is in between may have seen what is undone by then.
-    reach: Place,
+    /// The position of a consumer once it has seen the step: `to`, or for a load the load's revision even
+    /// if nothing changed. A consumer between the two may have seen what was undone before the load.
+    pub(crate) reach: Place,
     pub(crate) what: What<T>,
 }
 

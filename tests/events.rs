@@ -6,6 +6,8 @@ mod common;
 mod etcd;
 #[cfg(feature = "test-util")]
 mod fake;
+#[path = "events/positions.rs"]
+mod positions;
 #[path = "events/resuming.rs"]
 mod resuming;
 
@@ -364,6 +366,7 @@ struct Folded {
     range: KeyRange,
     state: BTreeMap<Bytes, (String, Revision)>,
     at: (u64, Revision),
+    token: Revision,
     synced: bool,
 }
 
@@ -378,7 +381,14 @@ fn shown(ks: &KeySpace<String>) -> BTreeMap<Bytes, (String, Revision)> {
 impl Folded {
     fn new(ks: &KeySpace<String>, range: KeyRange, start: Start) -> Self {
         let events = follow(ks, range.clone(), start);
-        Folded { events, range, state: BTreeMap::new(), at: (0, 0), synced: false }
+        Folded { events, range, state: BTreeMap::new(), at: (0, 0), token: 0, synced: false }
+    }
+
+    /// The token never goes down, whatever happens to the key space.
+    fn check_token(&mut self) {
+        let token = self.events.token().revision();
+        assert!(token >= self.token, "from {} to {token}", self.token);
+        self.token = token;
     }
 
     fn check(&self, truth: &Truth) {
@@ -397,12 +407,15 @@ impl Folded {
                 return self.check(truth);
             };
             let event = event.unwrap();
+            let next = self.token + i64::from(event.kind() != EventKind::Sync);
+            assert!(event.revision() >= next.max(self.at.1), "{event:?} after {}", self.token);
             if event.revision() > self.at.1 {
                 // The revision before is whole.
                 self.check(truth);
             }
             self.at.1 = event.revision();
             self.fold(event);
+            self.check_token();
         }
     }
 
@@ -446,6 +459,8 @@ enum Act {
     Write(Vec<(u8, Option<u8>)>),
     Apply,
     Reload,
+    /// Idle progress.
+    Progress,
     /// From a key on, after a revision so far back, or now.
     Follow(u8, Option<u8>),
     Read(usize, usize),
@@ -458,6 +473,7 @@ fn act() -> impl Strategy<Value = Act> {
         8 => vec(op, 1..5).prop_map(Act::Write),
         4 => Just(Act::Apply),
         1 => Just(Act::Reload),
+        1 => Just(Act::Progress),
         2 => (0..6u8, proptest::option::of(0..20u8)).prop_map(|(key, back)| Act::Follow(key, back)),
         4 => (0..4usize, 0..12usize).prop_map(|(who, most)| Act::Read(who, most)),
         1 => (0..4usize).prop_map(Act::Drop),
@@ -513,6 +529,11 @@ impl World {
         self.writer.apply(self.store.after(from)).unwrap();
     }
 
+    fn progress(&mut self) {
+        self.apply();
+        self.writer.confirm(self.store.elsewhere());
+    }
+
     fn reload(&mut self) {
         self.writer.load(self.store.header(), self.store.kvs()).unwrap();
         self.reference.1.load(self.store.header(), self.store.kvs()).unwrap();
@@ -530,6 +551,7 @@ fn run(bad: BadValues, acts: Vec<Act>) {
             // Under `KeepLast` what a reload shows for a bad value depends on what was seen before.
             Act::Reload if bad == BadValues::Drop => world.reload(),
             Act::Reload => {}
+            Act::Progress => world.progress(),
             Act::Follow(key, back) if followers.len() < 4 => {
                 let range = KeyRange::from(format!("/{key}"));
                 let now = world.ks.snapshot().revision();
@@ -555,6 +577,7 @@ fn run(bad: BadValues, acts: Vec<Act>) {
             Act::Drop(who) if who < followers.len() => drop(followers.swap_remove(who)),
             Act::Drop(_) => {}
         }
+        followers.iter_mut().for_each(Folded::check_token);
     }
     world.apply();
     for follower in &mut followers {

@@ -30,6 +30,8 @@ suite_of() {
         creation-taken-for-a-duplicate) echo '--lib batch::tests' ;;
         # The simulation has no audits with values.
         audit-without-values | audits-at-once) echo '--test safeguards values::' ;;
+        # A world of the simulation has no index by value, no panic, no other lock and no journal.
+        position-before-the-load | sync-without-progress | token-forgets-progress) echo '--test events' ;;
         # The simulation has too few keys for a second run.
         part-without-its-end) echo '--test follow' ;;
         *) echo '--test simulation' ;;

@@ -175,7 +175,8 @@ impl<T> SyncSet<T> {
         Range::of(self.entries.slice(self.range.start(), self.range.end()))
     }
 
-    /// The revision of the key space that the range is as of.
+    /// The revision through which the range is complete: never below a revision that the consumer has
+    /// seen before, within an epoch.
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.revision

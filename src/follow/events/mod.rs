@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures_core::{FusedStream, Stream};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -42,6 +43,9 @@ pub struct Events<T: Send + Sync + 'static> {
     told: u64,
     /// All events through it were told.
     place: Place,
+    /// The highest position that `token` returned. Idle progress is not in `place`, and a later token
+    /// must not be below it.
+    highest: Mutex<Place>,
     cluster_id: u64,
     /// The step that is being told, and how many of its events were looked at.
     telling: Option<(Arc<Step<T>>, usize)>,
@@ -147,6 +151,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
             begin: Some(begin),
             told: 0,
             place: Place::default(),
+            highest: Mutex::default(),
             cluster_id: 0,
             telling: None,
             resync,
@@ -182,7 +187,8 @@ impl<T: Send + Sync + 'static> Events<T> {
     }
 
     /// Where to go on from, by [`Start::after`], if this consumer ends here: the revision through
-    /// which every event was told, which goes up by idle progress too. Zero before the first event.
+    /// which every event was told, which goes up by idle progress too, and never down within an epoch.
+    /// Zero before the first event.
     ///
     /// # Panics
     /// Inside an observer of the same key space.
@@ -192,7 +198,9 @@ impl<T: Send + Sync + 'static> Events<T> {
         let view = ks.snapshot();
         let idle = self.begin.is_none() && self.telling.is_none() && self.told == view.step;
         let revision = if idle { view.confirmed } else { self.place.revision };
-        Token::in_epoch(self.cluster_id, revision, (ks.shared().id(), self.place.epoch))
+        let mut highest = self.highest.lock();
+        *highest = (*highest).max(Place { revision, ..self.place });
+        Token::in_epoch(self.cluster_id, highest.revision, (ks.shared().id(), highest.epoch))
     }
 
     /// Waits until the consumer has been told its first `Sync`, or has gone on from where it

@@ -84,7 +84,10 @@ impl<T: Send + Sync + 'static> Events<T> {
                 let due = resync.taken.as_ref().is_some_and(|taken| taken.step <= told);
                 resync.taken.take_if(|_| due)
             });
-            if let Some(snapshot) = due {
+            if let Some(due) = due {
+                let now = self.interested.ks.snapshot();
+                // Of one step both have the same entries, and `token` may have returned the newer progress.
+                let snapshot = if now.step == due.step { now } else { due };
                 return Some(self.sync(&snapshot, SyncReason::Periodic));
             }
             match self.interested.ks.shared().history.after(self.told) {
@@ -176,7 +179,7 @@ impl<T: Send + Sync + 'static> Events<T> {
             }
         }
         let (step, _) = self.telling.take()?;
-        let before = std::mem::replace(&mut self.place, step.to);
+        let before = std::mem::replace(&mut self.place, step.reach);
         self.told = step.number;
         let What::Load { entries, cluster_id, delta } = &step.what else { return None };
         let range = self.interested.range();
@@ -204,7 +207,7 @@ impl<T: Send + Sync + 'static> Events<T> {
             let history = &self.interested.ks.shared().history;
             history.behind.fetch_add(1, Ordering::Relaxed);
         }
-        (self.told, self.place, self.telling) = (now.step, Place::of(now), None);
+        (self.told, self.place, self.telling) = (now.step, Place::confirmed(now), None);
         self.cluster_id = now.cluster_id().unwrap_or_default();
         self.set(&now.entries, reason, None)
     }
