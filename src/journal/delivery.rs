@@ -25,6 +25,9 @@ pub(super) struct Delivery {
     pub(super) inner: Arc<Inner>,
     pub(super) handler: AnyHandler,
     pub(super) first: u64,
+    /// It begins at the oldest event there is, whatever its number is by then: `first`, or a later one
+    /// when a collection ran since.
+    pub(super) oldest: bool,
     pub(super) stopping: watch::Receiver<bool>,
 }
 
@@ -45,7 +48,7 @@ impl Drop for Ended {
 }
 
 pub(super) async fn run(delivery: Delivery) {
-    let Delivery { inner, handler, first, stopping } = delivery;
+    let Delivery { inner, handler, first, oldest, stopping } = delivery;
     let _ended = Ended(Arc::clone(&inner));
     let (feed, items) = mpsc::channel(inner.options.buffer_size);
     let handling = Handling {
@@ -56,7 +59,8 @@ pub(super) async fn run(delivery: Delivery) {
         handler,
         stopping: stopping.clone(),
     };
-    tokio::join!(fetch(&inner, first, feed, stopping), handling.run(items));
+    let start = if oldest { Position::Oldest } else { Position::At(first) };
+    tokio::join!(fetch(&inner, first, start, feed, stopping), handling.run(items));
 }
 
 /// Waits until it is told to stop; for ever when nobody can tell any more.
@@ -70,6 +74,7 @@ async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
 async fn fetch(
     inner: &Inner,
     first: u64,
+    start: Position,
     feed: mpsc::Sender<Item>,
     mut stopping: watch::Receiver<bool>,
 ) {
@@ -80,16 +85,16 @@ async fn fetch(
         timeout: None,
         beyond: inner.options.beyond,
     };
-    let (mut next, mut delay) = (first, min);
+    let (mut next, mut position, mut delay) = (first, start, min);
     loop {
         let read = tokio::select! {
             biased;
             () = told_to_stop(&mut stopping) => return,
-            read = inner.journal.events_with(Position::At(next), &options) => read,
+            read = inner.journal.events_with(position, &options) => read,
         };
         match after_fetch(inner, next, read) {
             Fetched::Items(items, then) => {
-                (next, delay) = (then, min);
+                (next, position, delay) = (then, Position::At(then), min);
                 // Past its beginning, an end before `next` means that the journal went back.
                 options.beyond = Beyond::Error;
                 for item in items {

@@ -8,7 +8,7 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Position {
-    /// At the oldest event there is.
+    /// At the oldest event there is when it is read, also while a collection runs.
     #[default]
     Oldest,
     /// After the newest event there is.

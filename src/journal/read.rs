@@ -96,7 +96,8 @@ impl Shared {
             head.borrow_and_update();
             let extent = self.readable()?;
             if next < extent.next {
-                let found = self.look(next..extent.next, options).await?;
+                let oldest = position == Position::Oldest;
+                let found = self.look(next..extent.next, oldest, options).await?;
                 next = found.next;
                 if !found.events.is_empty() {
                     return Ok(Page { events: found.events, next: Position::After(next - 1) });
@@ -121,9 +122,12 @@ impl Shared {
 
     /// Looks no further than what the figures say: what is committed and not told yet must not be
     /// seen by one call and be beyond the end for the next.
+    ///
+    /// With `oldest` it begins at the oldest event there is, should a collection have passed the start.
     async fn look(
         self: &Arc<Self>,
         what: Range<u64>,
+        oldest: bool,
         options: &ReadOptions,
     ) -> Result<Found, ReadError> {
         let limit = options.limit.max(1);
@@ -131,25 +135,30 @@ impl Shared {
             return Ok(found);
         }
         let (shared, filter) = (Arc::clone(self), options.filter.clone());
-        blocking(move || scan(&shared.begin_read()?, what, limit, &filter)).await
+        blocking(move || scan(&shared.begin_read()?, what, oldest, limit, &filter)).await
     }
 }
 
 fn scan(
     transaction: &ReadTransaction,
     what: Range<u64>,
+    oldest: bool,
     limit: usize,
     filter: &Filter,
 ) -> Result<Found, ReadError> {
-    let from = what.start;
     let table = transaction.open_table(format::EVENTS).map_err(StorageFault::from)?;
     let extent = open::extent(&table, open::log_in(transaction)?)?;
-    if from < extent.oldest {
-        return Err(ReadError::Collected { asked: from, oldest: extent.oldest });
-    }
+    let from = match what.start {
+        // Within `what`: the figures may not have the newest events yet.
+        start if oldest => extent.oldest.clamp(start, what.end),
+        start if start < extent.oldest => {
+            return Err(ReadError::Collected { asked: start, oldest: extent.oldest });
+        }
+        start => start,
+    };
     let end = what.end.min(extent.next);
     let (mut next, mut events, mut bytes) = (from, Vec::new(), 0);
-    for item in table.range(what).map_err(StorageFault::from)?.take(SCAN_EVENTS) {
+    for item in table.range(from..what.end).map_err(StorageFault::from)?.take(SCAN_EVENTS) {
         let (sequence, record) = item.map_err(StorageFault::from)?;
         let sequence = sequence.value();
         if sequence != next {
@@ -196,7 +205,10 @@ impl Position {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
+    use crate::journal::watcher::tests::ten_events;
 
     const EXTENT: Extent = Extent { oldest: 4, next: 9 };
 
@@ -215,6 +227,25 @@ mod tests {
             assert_eq!(position.resolve(EXTENT, Beyond::Error).unwrap(), first, "{position}");
             assert_eq!(position.to_string(), printed);
         }
+    }
+
+    /// What a read does whose figures are those from before a collection.
+    #[tokio::test]
+    async fn h61_the_oldest_event_is_read_though_a_collection_came_between() {
+        let (journal, later) = (ten_events().await, SystemTime::now() + Duration::from_secs(60));
+        let before = journal.shared().readable().unwrap();
+        assert_eq!(before, Extent { oldest: 1, next: 11 });
+        journal.collect(later).await.unwrap();
+        let options = ReadOptions { limit: 3, ..ReadOptions::default() };
+        let look = |what, oldest| journal.shared().look(what, oldest, &options);
+        let found = look(1..11, true).await.unwrap();
+        let numbers: Vec<_> = found.events.iter().map(|event| event.sequence).collect();
+        assert_eq!((numbers, found.next), (vec![5, 6, 7], 8));
+        // All that was known is gone: what came since is left to the next look.
+        let found = look(1..4, true).await.unwrap();
+        assert_eq!((found.events.len(), found.next), (0, 4));
+        let named = look(1..11, false).await;
+        assert!(matches!(named, Err(ReadError::Collected { asked: 1, oldest: 5 })));
     }
 
     #[test]

@@ -132,21 +132,26 @@ impl Watcher {
         if !matches!(state, WatcherState::Idle | WatcherState::Stopped) {
             return Err(WatcherError::NotStartable { id: id(), state });
         }
-        let first = match after {
-            Some(after) => after.saturating_add(1),
+        let (first, oldest) = match after {
+            Some(after) => (after.saturating_add(1), false),
             None => self.beginning().await?,
         };
-        inner.progress.lock().next = Some(first);
-        inner.state.send_replace(WatcherState::Running);
-        let (stop, stopping) = watch::channel(false);
-        let delivery = Delivery { inner: Arc::clone(inner), handler, first, stopping };
-        *inner.stop.lock() = Some(stop);
-        *control = Some(tokio::spawn(delivery::run(delivery)));
+        *control = Some(self.run(handler, first, oldest));
         Ok(())
     }
 
-    /// The first event to handle.
-    async fn beginning(&self) -> Result<u64, WatcherError> {
+    fn run(&self, handler: AnyHandler, first: u64, oldest: bool) -> JoinHandle<()> {
+        let inner = &self.handle.inner;
+        inner.progress.lock().next = Some(first);
+        inner.state.send_replace(WatcherState::Running);
+        let (stop, stopping) = watch::channel(false);
+        let delivery = Delivery { inner: Arc::clone(inner), handler, first, oldest, stopping };
+        *inner.stop.lock() = Some(stop);
+        tokio::spawn(delivery::run(delivery))
+    }
+
+    /// The first event to handle, and whether it is just the oldest one there is.
+    async fn beginning(&self) -> Result<(u64, bool), WatcherError> {
         let inner = &self.handle.inner;
         let begin = |cause| WatcherError::Begin { id: inner.id.clone(), cause };
         let extent = inner.journal.shared().readable().map_err(|fault| begin(fault.into()))?;
@@ -156,8 +161,8 @@ impl Watcher {
                 let position = Position::After(checkpoint.sequence);
                 return match position.resolve(extent, inner.options.beyond) {
                     // The loop counts what it misses, and goes on at the oldest.
-                    Err(ReadError::Collected { asked, .. }) => Ok(asked),
-                    resolved => resolved.map_err(begin),
+                    Err(ReadError::Collected { asked, .. }) => Ok((asked, false)),
+                    resolved => resolved.map(|first| (first, false)).map_err(begin),
                 };
             }
         }
@@ -170,7 +175,7 @@ impl Watcher {
                 cause: Box::new(cause),
             })?;
         }
-        Ok(first)
+        Ok((first, inner.options.initial == Position::Oldest))
     }
 
     /// Stops it and waits until its handler has returned, `within` the given time. Idempotent.
@@ -264,5 +269,48 @@ impl Watcher {
                 .map_err(|cause| WatcherError::Checkpoint { id: id(), cause: Box::new(cause) })?;
         }
         self.start_at(&mut control, Some(sequence)).await
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::journal::{JournalOptions, NewEvent, Operation, Retention, StoredEvent, handler_fn};
+
+    /// A journal of ten events, of which a collection removes four.
+    pub(in crate::journal) async fn ten_events() -> Journal {
+        let retention = Retention {
+            age: Some(Duration::ZERO),
+            every: None,
+            max_records: 4,
+            ..Retention::default()
+        };
+        let options = JournalOptions::new().retention(retention).cache(0, 0);
+        let journal = Journal::in_memory(options).await.unwrap();
+        let events = (0..10).map(|_| NewEvent::new(Operation::Create, "t", "x"));
+        journal.store_batch(events.collect()).await.unwrap();
+        journal
+    }
+
+    /// Events that were collected between the start and the first fetch were never asked for.
+    #[tokio::test]
+    async fn h61_a_watcher_from_the_oldest_misses_nothing_by_a_collection() {
+        let journal = ten_events().await;
+        let (sender, mut handled) = tokio::sync::mpsc::unbounded_channel();
+        let handler = handler_fn(move |event: &StoredEvent| sender.send(event.sequence));
+        let options = WatcherOptions::new().ephemeral(true).handler(handler);
+        let watcher = Watcher::new("w".to_owned(), journal.clone(), options);
+        let (first, oldest) = watcher.beginning().await.unwrap();
+        assert_eq!((first, oldest), (1, true));
+        journal.collect(SystemTime::now() + Duration::from_secs(60)).await.unwrap();
+        let handler = watcher.handle.inner.handler.lock().clone().unwrap();
+        *watcher.handle.inner.control.lock().await = Some(watcher.run(handler, first, oldest));
+        for sequence in 5..=10 {
+            assert_eq!(handled.recv().await, Some(sequence));
+        }
+        watcher.stop(STOP_WITHIN).await.unwrap();
+        assert_eq!((watcher.stats().missed, watcher.stats().handled), (0, 6));
     }
 }
