@@ -153,6 +153,21 @@ fn t59_mo3_equal_ones_are_not_told_and_the_newest_is_the_old_one_next_time() {
     assert_eq!(goes_on!(follow, scene), ["~/a X y", ".4"]);
 }
 
+/// With equal values, too: the new object is another one.
+#[test]
+fn h62_an_object_that_was_created_again_is_told_though_it_is_equal() {
+    let mut scene = Scene::of(&[("/a", "x"), ("/b", "x")]);
+    let (ks, teller) = (scene.ks.clone(), scene.teller());
+    let mut follow = pin!(ks.follow(.., teller));
+    assert_eq!(goes_on!(follow, scene), ["+/a x", "+/b x", ".2"]);
+    // In two revisions and in one.
+    scene.txn(&[("/a", None)]);
+    scene.txn(&[("/a", Some("X")), ("/b", None), ("/b", Some("X"))]);
+    assert_eq!(goes_on!(follow, scene), ["~/a x X", "~/b x X", ".4"]);
+    scene.txn(&[("/a", Some("x"))]);
+    assert_eq!(goes_on!(follow, scene), [".5"], "written again only");
+}
+
 #[test]
 fn mo4_mo5_a_callback_that_fails_ends_the_follower_and_is_named() {
     for (ops, phase, key) in [

@@ -33,6 +33,7 @@ suite_of() {
         # A world of the simulation has no index by value, no panic, no other lock and no journal.
         position-before-the-load | sync-without-progress | token-forgets-progress) echo '--test events' ;;
         oldest-by-its-number | watcher-by-the-first-number) echo '--lib h61' ;;
+        equals-hides-a-new-object) echo '--test followers' ;;
         # The simulation has too few keys for a second run.
         part-without-its-end) echo '--test follow' ;;
         *) echo '--test simulation' ;;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::{Future, ready};
 use std::sync::Arc;
 
-use crate::delta::Delta;
+use crate::delta::{Change, Delta};
 use crate::entry::Entry;
 use crate::error::StopReason;
 use crate::event::Revision;
@@ -37,6 +37,9 @@ pub trait Follower<T: Send + Sync + 'static>: Send {
     }
 
     /// Whether a change makes no difference to this follower. The next one is told from `new` on.
+    ///
+    /// Not called for an object that was deleted and created again within a batch: that is another
+    /// object, so it always reaches [`updated`](Follower::updated).
     fn equals(&self, old: &Entry<T>, new: &Entry<T>) -> bool {
         let _ = (old, new);
         false
@@ -189,7 +192,7 @@ async fn tell<T: Send + Sync + 'static, F: Follower<T>>(
                 continue;
             }
             (None, Some(new)) => (FollowPhase::Added, follower.added(new).await),
-            (Some(old), Some(new)) if follower.equals(old, new) => continue,
+            (Some(old), Some(new)) if !recreated(change) && follower.equals(old, new) => continue,
             (Some(old), Some(new)) => (FollowPhase::Updated, follower.updated(old, new).await),
         };
         told.map_err(|error| failed(phase, change.key(), error))?;
@@ -200,6 +203,10 @@ async fn tell<T: Send + Sync + 'static, F: Follower<T>>(
     }
     let told = follower.batch_done(delta.to_revision()).await;
     told.map_err(|error| failed(FollowPhase::BatchDone, b"", error))
+}
+
+fn recreated<T>(change: &Change<T>) -> bool {
+    matches!(change, Change::Replaced { .. })
 }
 
 type Filter<T> = Box<dyn Fn(&Entry<T>) -> bool + Send + Sync>;
