@@ -24,19 +24,17 @@ type Zones = BTreeMap<String, BTreeSet<Vec<u8>>>;
 
 /// Costs what changed and nothing else: it holds up every reader.
 fn index(zones: &mut Zones, delta: &Delta<Backend>) {
-    for change in delta {
-        // A backend that moves leaves one zone and enters another, in the same step.
-        if let Some(old) = change.old()
-            && let Some(keys) = zones.get_mut(&old.value().zone)
-        {
+    // A backend that moves leaves one zone and enters another, in the same step.
+    for old in delta.old_entries() {
+        if let Some(keys) = zones.get_mut(&old.value().zone) {
             keys.remove(old.key());
             if keys.is_empty() {
                 zones.remove(&old.value().zone);
             }
         }
-        if let Some(new) = change.new() {
-            zones.entry(new.value().zone.clone()).or_default().insert(new.key().to_vec());
-        }
+    }
+    for new in delta.new_entries() {
+        zones.entry(new.value().zone.clone()).or_default().insert(new.key().to_vec());
     }
 }
 

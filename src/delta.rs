@@ -150,6 +150,12 @@ pub enum DeltaOrigin {
 }
 
 /// The net changes of one step, ascending by key, each key at most once.
+///
+/// # Indexes by value
+/// Key order is not the order of a transaction. When a value moves from key `b` to key `a`, the change of
+/// `a` comes first, and an index by value that handles one change after the other deletes the entry it has
+/// just added. Two passes are right for every index: remove [all old entries](Delta::old_entries), then add
+/// [all new entries](Delta::new_entries). See [`KeySpace::derive`](crate::KeySpace::derive) for an example.
 pub struct Delta<T> {
     pub(crate) changes: Vec<Change<T>>,
     pub(crate) origin: DeltaOrigin,
@@ -187,6 +193,18 @@ impl<T> Delta<T> {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// The entries before the step of all keys that it changed, ascending by key: removed, updated and
+    /// replaced ones.
+    pub fn old_entries(&self) -> impl Iterator<Item = &Arc<Entry<T>>> {
+        self.changes.iter().filter_map(Change::old)
+    }
+
+    /// The entries after the step of all keys that it changed, ascending by key: added, updated and
+    /// replacing ones.
+    pub fn new_entries(&self) -> impl Iterator<Item = &Arc<Entry<T>>> {
+        self.changes.iter().filter_map(Change::new)
     }
 
     /// The number of changed keys.

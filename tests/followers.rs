@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
@@ -166,6 +167,51 @@ fn h62_an_object_that_was_created_again_is_told_though_it_is_equal() {
     assert_eq!(goes_on!(follow, scene), ["~/a x X", "~/b x X", ".4"]);
     scene.txn(&[("/a", Some("x"))]);
     assert_eq!(goes_on!(follow, scene), [".5"], "written again only");
+}
+
+/// An index by value with the order of calls that the trait states: values that move between objects, up,
+/// down and crosswise.
+#[test]
+fn h63_an_index_by_value_of_a_follower_removes_only_what_is_its_own() {
+    type ByValue = BTreeMap<String, String>;
+    fn leave(index: &mut ByValue, old: &Entry<String>) {
+        if index.get(old.value()).is_some_and(|key| *key == old.key_str()) {
+            index.remove(old.value());
+        }
+    }
+    let mut scene = Scene::of(&[("/b", "x"), ("/d", "y")]);
+    let index = Arc::new(Mutex::new(ByValue::new()));
+    let (upserts, deletes) = (Arc::clone(&index), Arc::clone(&index));
+    let follower = SimpleFollower::<String>::new()
+        .upserted(move |old, new| {
+            let mut index = upserts.lock().unwrap();
+            old.into_iter().for_each(|old| leave(&mut index, old));
+            index.insert(new.value().clone(), new.key_str().into_owned());
+            Ok(())
+        })
+        .deleted(move |old| {
+            leave(&mut deletes.lock().unwrap(), old);
+            Ok(())
+        });
+    let ks = scene.ks.clone();
+    let mut follow = pin!(ks.follow(.., follower));
+    let mut check = |scene: &Scene| {
+        assert!(poll_once(follow.as_mut()).is_pending());
+        let view = scene.ks.read();
+        let expected: ByValue =
+            view.iter().map(|e| (e.value().clone(), e.key_str().into_owned())).collect();
+        assert_eq!(*index.lock().unwrap(), expected);
+    };
+    check(&scene);
+    for ops in [
+        vec![("/b", None), ("/a", Some("x"))],
+        vec![("/a", None), ("/c", Some("x"))],
+        vec![("/c", Some("y")), ("/d", Some("x"))],
+        vec![("/c", Some("z"))],
+    ] {
+        scene.txn(&ops);
+        check(&scene);
+    }
 }
 
 #[test]

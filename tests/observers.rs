@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use common::{History, Model, loaded, now, panic_of, poll_once, texts};
+use common::{History, Model, Op, loaded, now, panic_of, poll_once, texts};
 use etcd_keyspace::{
     Delta, DeltaOrigin, Derived, DerivedError, Earlier, KeySpace, Observer, View, Writer,
 };

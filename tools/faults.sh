@@ -34,6 +34,7 @@ suite_of() {
         position-before-the-load | sync-without-progress | token-forgets-progress) echo '--test events' ;;
         oldest-by-its-number | watcher-by-the-first-number) echo '--lib h61' ;;
         equals-hides-a-new-object) echo '--test followers' ;;
+        old-entries-of-removals-only) echo '--test observers h63' ;;
         # The simulation has too few keys for a second run.
         part-without-its-end) echo '--test follow' ;;
         *) echo '--test simulation' ;;

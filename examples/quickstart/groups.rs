@@ -23,20 +23,20 @@ pub(crate) fn derive<T: Send + Sync + 'static>(
     group_of: impl Fn(&Entry<T>) -> (Box<str>, u64) + Send + 'static,
 ) -> Derived<Groups> {
     ks.derive(Groups::new(), move |groups, delta: &Delta<T>, _view, _earlier| {
-        for change in delta {
-            if let Some(old) = change.old() {
-                let (name, amount) = group_of(old);
-                let group = groups.entry(name).or_default();
-                group.keys -= 1;
-                group.amount -= amount;
-            }
-            if let Some(new) = change.new() {
-                let (name, amount) = group_of(new);
-                let group = groups.entry(name).or_default();
-                group.keys += 1;
-                group.amount += amount;
-            }
-            if delta.origin() == DeltaOrigin::Events {
+        for old in delta.old_entries() {
+            let (name, amount) = group_of(old);
+            let group = groups.entry(name).or_default();
+            group.keys -= 1;
+            group.amount -= amount;
+        }
+        for new in delta.new_entries() {
+            let (name, amount) = group_of(new);
+            let group = groups.entry(name).or_default();
+            group.keys += 1;
+            group.amount += amount;
+        }
+        if delta.origin() == DeltaOrigin::Events {
+            for change in delta {
                 let entry = change.new().or(change.old());
                 if let Some(group) = entry.and_then(|entry| groups.get_mut(&group_of(entry).0)) {
                     group.updates += 1;

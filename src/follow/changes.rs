@@ -49,6 +49,9 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// differences like any other. Folding the items gives the range as of
     /// [`Delta::to_revision`].
     ///
+    /// Changes come in key order: an index by value is folded in two passes, [`Delta::old_entries`] and
+    /// then [`Delta::new_entries`]. One pass breaks it when one item moves a value to a lower key.
+    ///
     /// A consumer that is slow, or never asks, costs the runs of its range that were replaced since
     /// its last item; it delays nobody and is never cut off (C9). It is woken when a key of its range
     /// changed and not otherwise. An item costs O(k + pages of the range) for k changes in the runs

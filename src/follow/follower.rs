@@ -25,6 +25,32 @@ use crate::range::KeyRange;
 /// objects that are new in the view or changed, ascending by key, then objects that left it, ascending
 /// by key, then [`batch_done`](Follower::batch_done). An object that leaves the view and comes back is
 /// added again.
+///
+/// So a value that moves from one object to another within a batch is added under its new object before it
+/// leaves the old one. An index by value must remove an old value only if it still belongs to that object:
+///
+/// ```
+/// # use std::{collections::HashMap, convert::Infallible, sync::{Arc, Mutex}};
+/// # use etcd_keyspace::{Entry, SimpleFollower};
+/// type ByAddress = HashMap<String, Vec<u8>>;
+///
+/// fn leave(index: &mut ByAddress, old: &Entry<String>) {
+///     if index.get(old.value()).is_some_and(|key| key == old.key()) {
+///         index.remove(old.value());
+///     }
+/// }
+///
+/// # let index = Arc::new(Mutex::new(ByAddress::new()));
+/// let (upserts, deletes) = (Arc::clone(&index), Arc::clone(&index));
+/// let follower = SimpleFollower::<String>::new()
+///     .upserted(move |old, new| {
+///         let mut index = upserts.lock().unwrap();
+///         old.into_iter().for_each(|old| leave(&mut index, old));
+///         index.insert(new.value().clone(), new.key().to_vec());
+///         Ok(())
+///     })
+///     .deleted(move |old| Ok(leave(&mut deletes.lock().unwrap(), old)));
+/// ```
 pub trait Follower<T: Send + Sync + 'static>: Send {
     /// What callbacks fail with; it ends the follower.
     type Error: Send;
@@ -127,7 +153,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// space stops.
     ///
     /// As [`changes`](KeySpace::changes): first everything in the range, then differences, at the
-    /// follower's own pace.
+    /// follower's own pace. For an index by value mind the [order of calls](Follower).
     ///
     /// ```
     /// # use std::sync::Arc;

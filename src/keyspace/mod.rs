@@ -113,7 +113,8 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// registered late is first shown everything as added. It should be quick, since readers wait,
     /// and must not read, wait on or register with the same key space: that panics. A panic in it
     /// is contained: it is logged, reported by [`status`](KeySpace::status), and that observer is
-    /// not called again.
+    /// not called again. A lock that it takes must not be held by others while they read, register or wait
+    /// for the same key space: each would wait for the other.
     ///
     /// # Panics
     /// Inside an observer, and while this thread holds a read guard, of the same key space.
@@ -133,6 +134,39 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// As [`observe`](KeySpace::observe); the state is reached with the token through a read guard
     /// ([`ReadGuard::derived`]) or a later observer ([`Earlier::derived`]), so nobody ever sees it
     /// apart from the data it was derived from.
+    ///
+    /// Changes come in key order, so an index by value needs two passes over a delta: first all old
+    /// entries, then all new ones. Handled one change after the other, a value that moves to a lower key
+    /// within one transaction is added first and then deleted.
+    ///
+    /// ```
+    /// # #[cfg(feature = "test-util")]
+    /// # use etcd_keyspace::{KeySpace, testing::{FakeEtcd, Op}};
+    /// # #[cfg(not(feature = "test-util"))]
+    /// # fn main() {}
+    /// # #[cfg(feature = "test-util")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let etcd = FakeEtcd::new();
+    /// # let ks = KeySpace::builder("/hosts/")?.bytes().start(etcd.clone()).await?;
+    /// use std::collections::HashMap;
+    ///
+    /// // Each address belongs to one host.
+    /// let by_address = ks.derive(HashMap::new(), |index, delta, _view, _earlier| {
+    ///     for old in delta.old_entries() {
+    ///         index.remove(old.value());
+    ///     }
+    ///     for new in delta.new_entries() {
+    ///         index.insert(new.value().clone(), new.key_str().into_owned());
+    ///     }
+    /// });
+    /// etcd.put("/hosts/b", "10.0.0.1");
+    /// let moved = etcd.txn([Op::delete("/hosts/b"), Op::put("/hosts/a", "10.0.0.1")]);
+    /// let view = ks.read_at(moved).await?;
+    /// assert_eq!(view.derived(&by_address)[b"10.0.0.1".as_slice()], "/hosts/a");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Panics
     /// As [`observe`](KeySpace::observe).

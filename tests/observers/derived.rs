@@ -32,6 +32,45 @@ fn gz42_derived_state_changes_with_its_data() {
     assert_eq!(check(), 0);
 }
 
+/// An index by value that is folded in two passes, of deltas under the lock and of differences outside.
+#[test]
+fn h63_two_passes_over_a_delta_keep_an_index_by_value_right() {
+    type ByValue = BTreeMap<String, String>;
+    fn fold(index: &mut ByValue, delta: &Delta<String>) {
+        for old in delta.old_entries() {
+            assert!(index.remove(old.value()).is_some(), "{} was indexed", old.value());
+        }
+        for new in delta.new_entries() {
+            let before = index.insert(new.value().clone(), new.key_str().into_owned());
+            assert_eq!(before, None, "{} is free", new.value());
+        }
+    }
+    let (ks, mut writer, mut store) = pair();
+    let derived = ks.derive(ByValue::new(), |index, delta, _, _| fold(index, delta));
+    let mut changes = ks.changes(..);
+    let mut outside = ByValue::new();
+    fold(&mut outside, &now(changes.next()).unwrap());
+    let put = |key: &str, value: &str| Op::Put(key.into(), value.into());
+    let steps = [
+        // Values move to a lower and to a higher key, cross over, leave, and are written again.
+        vec![Op::Delete("/b".into()), put("/0", "2")],
+        vec![Op::Delete("/0".into()), put("/c", "2")],
+        vec![put("/a", "2"), put("/c", "1")],
+        vec![Op::Delete("/a".into()), put("/a", "2")],
+        vec![put("/a", "3"), Op::Delete("/c".into())],
+    ];
+    for ops in steps {
+        let from = store.revision();
+        store.txn(ops);
+        writer.apply(store.after(from)).unwrap();
+        fold(&mut outside, &now(changes.next()).unwrap());
+        let view = ks.read();
+        let expected: ByValue =
+            view.iter().map(|e| (e.value().clone(), e.key_str().into_owned())).collect();
+        assert_eq!((view.derived(&derived), &outside), (&expected, &expected));
+    }
+}
+
 #[test]
 fn gz_c2_a_later_observer_reads_what_an_earlier_one_derived() {
     let (ks, mut writer, mut store) = pair();
