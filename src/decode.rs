@@ -123,12 +123,21 @@ pub(crate) fn decode<T: 'static>(
 ) -> Result<T, DecodeError> {
     match catch_unwind(AssertUnwindSafe(|| decoder.decode(kv))) {
         Ok(decoded) => decoded.map_err(DecodeError::Refused),
-        Err(payload) => Err(DecodeError::Panicked { message: panic_message(&*payload) }),
+        Err(payload) => Err(DecodeError::Panicked { message: caught_message(payload) }),
     }
 }
 
-/// The text of a caught panic.
-pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
+/// The text of a caught panic; drops the payload, whose own `Drop` may panic too.
+pub(crate) fn caught_message(payload: Box<dyn Any + Send>) -> String {
+    let message = panic_message(&*payload);
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        // Dropping it could go on like that for ever.
+        std::mem::forget(again);
+    }
+    message
+}
+
+fn panic_message(payload: &(dyn Any + Send)) -> String {
     if let Some(text) = payload.downcast_ref::<&str>() {
         (*text).to_owned()
     } else if let Some(text) = payload.downcast_ref::<String>() {

@@ -72,7 +72,8 @@ pub enum StopReason {
         #[source]
         cause: Option<Arc<dyn StdError + Send + Sync>>,
     },
-    /// The task that drove the mirror panicked. Report it: this is a defect of this crate.
+    /// The mirror panicked: in code of the application that runs on its task, a value's `Drop` for
+    /// example, or by a defect of this crate. Fix the one, or report the other.
     #[error("the mirror's task panicked: {message}")]
     Panicked {
         /// The panic's message.

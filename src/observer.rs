@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::decode::panic_message;
+use crate::decode::caught_message;
 use crate::delta::Delta;
 use crate::reentry::{ObserverScope, SpaceId};
 use crate::timing::{Timer, Timing};
@@ -88,7 +88,7 @@ impl<T> Observers<T> {
         timer.since(start);
         drop(scope);
         if let Err(payload) = ran {
-            let message = panic_message(&*payload);
+            let message = caught_message(payload);
             tracing::error!(observer = %registered, %message, "observer panicked; it is not called again");
             *poisoned = Some(message);
         }

@@ -166,6 +166,10 @@ impl Room {
     pub(crate) fn error(&self) -> Option<Arc<dyn StdError + Send + Sync>> {
         self.error.lock().clone()
     }
+
+    pub(crate) fn set_error(&self, error: Option<Arc<dyn StdError + Send + Sync>>) {
+        *self.error.lock() = error;
+    }
 }
 
 impl Tap {
@@ -235,7 +239,7 @@ impl Tapping {
 
     /// Says why nothing is stored, or that it is.
     pub(crate) fn set_error(&self, error: Option<Arc<dyn StdError + Send + Sync>>) {
-        *self.room.error.lock() = error;
+        self.room.set_error(error);
     }
 
     /// Asks for a complete read.

@@ -35,6 +35,7 @@ suite_of() {
         oldest-by-its-number | watcher-by-the-first-number) echo '--lib h61' ;;
         equals-hides-a-new-object) echo '--test followers' ;;
         old-entries-of-removals-only) echo '--test observers h63' ;;
+        panic-is-a-shutdown) echo '--test mirror panics' ;;
         # The simulation has too few keys for a second run.
         part-without-its-end) echo '--test follow' ;;
         *) echo '--test simulation' ;;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::event::StoredEvent;
-use crate::decode::{BoxError, panic_message};
+use crate::decode::{BoxError, caught_message};
 
 /// Handles events, one at a time and in order (J6).
 ///
@@ -119,7 +119,7 @@ impl AnyHandler {
         poll_fn(|context| {
             let polled = catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(context)));
             polled.unwrap_or_else(|payload| {
-                let message = panic_message(&*payload);
+                let message = caught_message(payload);
                 Poll::Ready(Err(format!("the handler panicked: {message}").into()))
             })
         })

@@ -19,7 +19,7 @@ use super::store::Tables;
 /// Runs what may panic on a damaged file: the engine's checks are assertions in places.
 pub(super) fn contained<R>(run: impl FnOnce() -> R) -> Result<R, StorageFault> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
-        let message = crate::decode::panic_message(&*payload);
+        let message = crate::decode::caught_message(payload);
         StorageFault::damaged(format!("the storage engine panicked: {message}"))
     })
 }

@@ -5,6 +5,7 @@
 //! store. Must not decide anything itself.
 
 mod backoff;
+mod caught;
 mod hold;
 mod intake;
 mod jitter;
@@ -34,7 +35,7 @@ use crate::error::StopReason;
 use crate::source::{
     Connection, RangeChunk, RangeStream, Source, SourceError, SourceErrorKind, WatchStream,
 };
-use crate::tap::Tap;
+use crate::tap::{Room, Tap};
 use crate::writer::Writer;
 
 pub(crate) use backoff::Backoff;
@@ -46,6 +47,7 @@ pub use options::{OnHistoryChange, OnHold};
 pub(crate) use queue::Bounds;
 pub(crate) use warm::{Cause, Feed, Stored, Warm};
 
+use self::caught::caught;
 use self::intake::{Intake, Item};
 use self::machine::{Action, Input, Machine, Purpose};
 use self::sink::Sink;
@@ -158,7 +160,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
     }
 
     /// Runs until the mirror stops, and says why: the last handle was dropped, somebody called
-    /// `shutdown`, or going on would be wrong.
+    /// `shutdown`, going on would be wrong, or a step panicked ([`StopReason::Panicked`]).
     ///
     /// While a reader holds a guard it waits to apply, and blocks its thread meanwhile. Only the task
     /// that [`Builder::start`](crate::Builder::start) makes on a runtime of several threads hands the
@@ -178,14 +180,25 @@ impl<T: Send + Sync + 'static> Mirror<T> {
 
     /// Waits for the next thing that happens and handles it; the reason once the mirror has stopped.
     ///
+    /// A panic is caught, that of a value's `Drop` for example: it ends the key space with
+    /// [`StopReason::Panicked`], and the last data stays readable.
+    ///
     /// # Cancel safety
     /// Cancel safe: what has not been handled is handled by the next call.
     pub async fn step(&mut self) -> Option<StopReason> {
+        if let Err(message) = caught(self.step_uncaught()).await {
+            self.panicked(message).await;
+        }
+        self.stopped.clone()
+    }
+
+    async fn step_uncaught(&mut self) {
         if !self.started {
             self.started = true;
             let feed = self.warm.as_mut().and_then(|warm| warm.feed.take());
-            feed.into_iter().for_each(|feed| drop(tokio::spawn(feed)));
-            self.keeping = self.keeper.take().map(tokio::spawn);
+            feed.into_iter().for_each(|feed| drop(self.spawn("reads stored data", feed, None)));
+            let room = self.sink.writer.tap().map(Tap::shared);
+            self.keeping = self.keeper.take().map(|keeper| self.spawn("stores", keeper, room));
             if self.warm.is_none() {
                 self.handle(Input::Start);
             }
@@ -206,7 +219,33 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             }
         }
         self.end().await;
-        self.stopped.clone()
+    }
+
+    /// Ends the key space after a panic, whose stack may have been anywhere. The mirror keeps what owns
+    /// values: dropping them could panic again.
+    async fn panicked(&mut self, message: String) {
+        let reason = StopReason::Panicked { message };
+        self.machine.report.last_error = Some(Arc::new(reason.clone()));
+        self.report();
+        self.requests.abort_all();
+        (self.connection, self.intake, self.chunks) = (None, None, None);
+        self.stop(reason);
+        self.end().await;
+    }
+
+    /// Runs a task beside the mirror, which continues without it after a panic. The panic is logged, and
+    /// is the store error of the room if there is one.
+    fn spawn(&self, what: &'static str, task: Feed, room: Option<Arc<Room>>) -> JoinHandle<()> {
+        let name = self.options.name.clone();
+        tokio::spawn(async move {
+            if let Err(message) = caught(task).await {
+                tracing::error!(%name, %message, "the task that {what} panicked");
+                if let Some(room) = room {
+                    let message = format!("the task that {what} panicked: {message}");
+                    room.set_error(Some(Arc::new(std::io::Error::other(message))));
+                }
+            }
+        })
     }
 
     /// The order matters when several are ready: the watch comes last, as it may always be, unless

@@ -10,10 +10,10 @@ use super::*;
 
 /// Keeps the crate's own lines at level info and above.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
+pub(super) struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl Lines {
-    fn with(&self, text: &str) -> Vec<String> {
+    pub(super) fn with(&self, text: &str) -> Vec<String> {
         let lines = self.0.lock().unwrap();
         lines.iter().filter(|line| line.contains(text)).cloned().collect()
     }

@@ -184,6 +184,27 @@ fn t58_a_panic_at_registration_is_contained_too() {
     assert_eq!(ks.read().len(), 3);
 }
 
+/// The panic of a payload's own `Drop` would come under the lock.
+#[test]
+fn h64_a_payload_that_panics_when_it_is_dropped_is_contained() {
+    struct Payload;
+    impl Drop for Payload {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+    let (ks, mut writer, mut store) = pair();
+    ks.observe(|delta, _, _| {
+        if delta.origin() == DeltaOrigin::Events {
+            std::panic::panic_any(Payload);
+        }
+    });
+    step(&mut writer, &mut store);
+    assert_eq!(ks.status().poisoned_observers[0].message, "a panic without text");
+    step(&mut writer, &mut store);
+    assert_eq!(ks.read().len(), 4);
+}
+
 #[test]
 fn t58_any_payload_is_contained() {
     let (ks, mut writer, mut store) = pair();
