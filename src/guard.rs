@@ -1,15 +1,15 @@
-//! Read guards: views that are locked.
+//! Guards: the lock of a key space while it is held, for reading or for writing.
 //!
-//! Owns [`ReadGuard`], what the lock protects, and the measuring of how long it is held. Must not
-//! change what it protects.
+//! Owns [`ReadGuard`], [`WriteGuard`], what the lock protects, and the measuring of how long it is held.
+//! Must not change what it protects.
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use parking_lot::RwLockReadGuard;
+use parking_lot::{RwLockReadGuard, RwLockWriteGuard};
 
 use crate::observer::{Derived, DerivedError, Observers};
 use crate::reentry::{Hold, SpaceId};
@@ -143,6 +143,61 @@ impl<T> Deref for ReadGuard<'_, T> {
 impl<T> Drop for ReadGuard<'_, T> {
     fn drop(&mut self) {
         record(&self.times.longest_read_hold, self.since);
+    }
+}
+
+/// The lock held for writing. Every exclusive hold is one of these, so that readers' longest pause is
+/// measured whatever made it.
+pub(crate) struct WriteGuard<'a, T> {
+    // Dropped first, so that it measures up to the unlock.
+    hold: WriteHold<'a>,
+    locked: RwLockWriteGuard<'a, Locked<T>>,
+}
+
+struct WriteHold<'a> {
+    times: &'a LockTimes,
+    since: Instant,
+    step: bool,
+}
+
+impl Drop for WriteHold<'_> {
+    fn drop(&mut self) {
+        let held = record(&self.times.longest_write_hold, self.since);
+        if self.step {
+            self.times.last_write_hold.store(held, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<'a, T> WriteGuard<'a, T> {
+    pub(crate) fn new(locked: RwLockWriteGuard<'a, Locked<T>>, times: &'a LockTimes) -> Self {
+        WriteGuard { hold: WriteHold { times, since: Instant::now(), step: false }, locked }
+    }
+
+    /// This hold is the one that publishes a step.
+    pub(crate) fn publishes(&mut self) {
+        self.hold.step = true;
+    }
+
+    /// Unlocks; waiting readers are served before the next writer.
+    pub(crate) fn unlock(self) {
+        let WriteGuard { hold, locked } = self;
+        drop(hold);
+        RwLockWriteGuard::unlock_fair(locked);
+    }
+}
+
+impl<T> Deref for WriteGuard<'_, T> {
+    type Target = Locked<T>;
+
+    fn deref(&self) -> &Locked<T> {
+        &self.locked
+    }
+}
+
+impl<T> DerefMut for WriteGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut Locked<T> {
+        &mut self.locked
     }
 }
 

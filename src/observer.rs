@@ -107,7 +107,7 @@ impl<T> Observers<T> {
 
     /// The observers that panicked: where they were registered, and the message.
     pub(crate) fn poisoned(&self) -> Vec<PoisonedObserver> {
-        let poisoned = self.slots.iter().filter_map(|slot| {
+        let poisoned = self.kept().filter_map(|slot| {
             let message = slot.poisoned.clone()?;
             Some(PoisonedObserver { registered: slot.registered, message })
         });
@@ -116,7 +116,12 @@ impl<T> Observers<T> {
 
     /// Where each observer was registered, and its times.
     pub(crate) fn times(&self) -> impl Iterator<Item = (&'static Location<'static>, Timing)> {
-        self.slots.iter().map(|slot| (slot.registered, slot.timer.read()))
+        self.kept().map(|slot| (slot.registered, slot.timer.read()))
+    }
+
+    /// Those that were not removed.
+    fn kept(&self) -> impl Iterator<Item = &Slot<T>> {
+        self.slots.iter().filter(|slot| !slot.removed.load(Ordering::Acquire))
     }
 
     /// The state of `token`, as a reader sees it: a removed observer is gone at once.
@@ -190,7 +195,7 @@ impl<T> Slot<T> {
     }
 }
 
-/// A key space that can take out removed observers now, if this thread may lock.
+/// A key space that can take out removed observers now, if its lock is free.
 pub(crate) trait Purge: Send + Sync {
     fn purge(&self);
 }
@@ -273,9 +278,16 @@ pub struct Observer {
 impl Observer {
     /// Removes the observer with its state; removing twice does nothing.
     ///
-    /// When this returns, the observer does not run and will not run again. Asked inside an
-    /// observer of the same key space or while holding its read guard, the removal takes effect
-    /// after the step or with the next one.
+    /// Waits a millisecond at most, so it may be called under any lock, also one that the observer takes.
+    /// No step that begins later calls the observer, and guards taken later do not have its derived
+    /// state. A step that is being published at this moment still calls it, at most once.
+    ///
+    /// To wait for that step, take a read guard afterwards, `drop(ks.read())`: then the observer does
+    /// not run any more. Hold no lock meanwhile that an observer takes.
+    ///
+    /// The closure and the state are dropped before this returns, on this thread. If a step or a reader
+    /// holds the lock of the key space for longer, the thread that publishes drops them: after that step,
+    /// or with the next step or progress.
     pub fn remove(&self) {
         self.removed.store(true, Ordering::Release);
         if let Some(space) = self.space.upgrade() {

@@ -15,7 +15,7 @@ use crate::cut::CutCell;
 use crate::delta::{Change, Delta, DeltaOrigin, Effects};
 use crate::error::StopReason;
 use crate::event::Revision;
-use crate::guard::{self, LockTimes, Locked, ReadGuard};
+use crate::guard::{self, LockTimes, Locked, ReadGuard, WriteGuard};
 use crate::history::{History, Step};
 use crate::hold::HoldCell;
 use crate::interest::Interests;
@@ -90,7 +90,8 @@ pub(crate) struct Figures<'a> {
     pub(crate) ended: bool,
 }
 
-/// How long readers may keep the mirror from applying before its thread is given to others.
+/// How long to wait for readers before the mirror's thread is given to others, or a removed observer is
+/// left to the next step.
 #[cfg(not(shuttle))]
 const PATIENCE: std::time::Duration = std::time::Duration::from_millis(1);
 
@@ -154,12 +155,12 @@ impl<T: Send + Sync + 'static> Shared<T> {
 
     /// Takes the lock for writing, or panics where this thread would wait for itself.
     #[track_caller]
-    fn write(&self, what: &str) -> RwLockWriteGuard<'_, Locked<T>> {
+    fn write(&self, what: &str) -> WriteGuard<'_, T> {
         self.refuse(what);
         let start = Instant::now();
         let locked = self.locked.write();
         guard::record(&self.times.longest_write_wait, start);
-        locked
+        WriteGuard::new(locked, &self.times)
     }
 
     /// Takes the lock for the mirror, which runs on a thread of the runtime.
@@ -168,7 +169,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
     /// there: other mirrors, or all sockets when it was the one that waits for them. So the runtime
     /// is told, and moves its work to another thread.
     #[track_caller]
-    fn write_to_apply(&self) -> RwLockWriteGuard<'_, Locked<T>> {
+    fn write_to_apply(&self) -> WriteGuard<'_, T> {
         self.refuse("applying");
         let start = Instant::now();
         let locked = match try_write(&self.locked) {
@@ -180,7 +181,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
             None => self.locked.write(),
         };
         guard::record(&self.times.longest_write_wait, start);
-        locked
+        WriteGuard::new(locked, &self.times)
     }
 
     /// Shows `next` in one step: swap, observers, unlock, drop the old, wake (C3, C4, C5).
@@ -212,21 +213,21 @@ impl<T: Send + Sync + 'static> Shared<T> {
         if delta.is_none() && !locked.observers.is_empty() {
             // The list may be long, so it is made outside the lock. Whoever registers meanwhile is
             // shown the view before, so the list is theirs too.
-            RwLockWriteGuard::unlock_fair(locked);
+            locked.unlock();
             delta = Some(Delta { changes: all_added(&next), origin, from, to, epoch });
             locked = self.write_to_apply();
         }
-        let start = Instant::now();
-        let removed = locked.observers.purge();
+        locked.publishes();
+        let mut removed = locked.observers.purge();
         let Locked { view, observers } = &mut *locked;
         let old = std::mem::replace(view, next);
         if let Some(delta) = delta.as_ref().filter(|delta| !delta.is_empty()) {
             observers.run(self.id(), delta, view);
         }
         let (confirmed, step) = (view.confirmed, view.step);
-        let held = guard::record(&self.times.longest_write_hold, start);
-        self.times.last_write_hold.store(held, Ordering::Relaxed);
-        RwLockWriteGuard::unlock_fair(locked);
+        // Those that were removed meanwhile.
+        removed.extend(observers.purge());
+        locked.unlock();
         match &delta {
             Some(delta) if !first && before.epoch == epoch => {
                 self.interests.wake(&delta.changes, Change::key);
@@ -243,10 +244,12 @@ impl<T: Send + Sync + 'static> Shared<T> {
     #[track_caller]
     pub(crate) fn confirm(&self, confirmed: Revision) {
         let mut locked = self.write_to_apply();
+        let removed = locked.observers.purge();
         let view = &mut locked.view;
         view.confirmed = view.confirmed.max(confirmed);
         let (revision, confirmed, epoch) = (view.revision, view.confirmed, view.epoch);
-        RwLockWriteGuard::unlock_fair(locked);
+        locked.unlock();
+        drop(removed);
         self.waits.publish(revision, confirmed, epoch, false);
     }
 
@@ -277,7 +280,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
             if let Some(slot) = slot.take() {
                 observers.add(self.id(), slot, &everything, view);
             }
-            RwLockWriteGuard::unlock_fair(locked);
+            locked.unlock();
             break;
         }
         handle
@@ -374,9 +377,11 @@ impl<T: Send + Sync + 'static> Purge for Shared<T> {
         if reentry::in_observer(self.id()) || reentry::held(self.id()) > 0 {
             return;
         }
-        let mut locked = self.write("removing an observer");
+        // Waiting for it could deadlock: the caller may hold a lock that an observer or a reader waits for.
+        let Some(locked) = try_write(&self.locked) else { return };
+        let mut locked = WriteGuard::new(locked, &self.times);
         let removed = locked.observers.purge();
-        RwLockWriteGuard::unlock_fair(locked);
+        locked.unlock();
         drop(removed);
     }
 }

@@ -231,7 +231,8 @@ pub struct Stats {
     pub longest_read_hold: Duration,
     /// The longest time the mirror waited for readers before it could show a batch.
     pub longest_write_wait: Duration,
-    /// The longest time the write lock was held, observers included.
+    /// The longest time the write lock was held and readers waited: for a batch or load with its
+    /// observers, for a registration with its first call, for progress, or for a removal.
     pub longest_write_hold: Duration,
     /// How long the write lock was held for the last batch or load, observers included.
     pub last_write_hold: Duration,

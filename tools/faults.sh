@@ -35,6 +35,8 @@ suite_of() {
         oldest-by-its-number | watcher-by-the-first-number) echo '--lib h61' ;;
         equals-hides-a-new-object) echo '--test followers' ;;
         old-entries-of-removals-only) echo '--test observers h63' ;;
+        registrations-are-not-measured) echo '--test observers h65' ;;
+        removal-waits) echo '--test observers h66' ;;
         panic-is-a-shutdown) echo '--test mirror panics' ;;
         # The simulation has too few keys for a second run.
         part-without-its-end) echo '--test follow' ;;
