@@ -195,7 +195,8 @@ mod tests {
     fn equal_values_have_equal_hashes_and_others_have_others() {
         let values = [&b""[..], b"\0", b"\0\0", b"a", b"b", b"ab", b"ba", &[7; 300], &[7; 301]];
         for (at, value) in values.iter().enumerate() {
-            assert_eq!(ValueHash::of(value), ValueHash::of(&value.to_vec()));
+            let copy = value.to_vec();
+            assert_eq!(ValueHash::of(value), ValueHash::of(&copy));
             assert_ne!(ValueHash::of(value), ValueHash::default());
             for other in &values[at + 1..] {
                 assert_ne!(ValueHash::of(value), ValueHash::of(other), "{value:?} {other:?}");

@@ -19,9 +19,8 @@ pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, String> {
     .await
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "journal", feature = "test-util"))]
 mod tests {
-    #![cfg(all(feature = "journal", feature = "test-util"))]
 
     use crate::tap::tap;
     use crate::testing::FakeEtcd;
