@@ -15,7 +15,7 @@ use shuttle::thread;
 
 use crate::event::{Event, Header, RawKeyValue, Revision, WatchResponse};
 use crate::hold::{HoldCell, Verdict};
-use crate::wait::{Awaited, Wait, Waits};
+use crate::wait::{Awaited, Contact, Wait, Waits};
 use crate::{KeyRange, KeySpace, StopReason, WaitError, Writer};
 
 /// Schedules tried for each scene, half of them at random, half by priorities.
@@ -173,7 +173,7 @@ fn t53_c8_waits_end_with_their_epoch_or_with_the_mirror() {
         let waits = Arc::new(Waits::new());
         waits.publish(5, 5, 1, true);
         let waiting: Vec<_> = [
-            Awaited::Revision { revision: 9, epoch: Some(1) },
+            Awaited::Revision { revision: 9, epoch: Some(1), ticket: None },
             Awaited::Sync { ticket: 7, epoch: Some(1) },
             Awaited::Change { after: 100 },
             Awaited::Ended,
@@ -202,7 +202,7 @@ fn t52_a_dropped_wait_leaves_nothing_and_takes_nobody_with_it() {
     check(|| {
         let waits = Arc::new(Waits::new());
         waits.publish(1, 1, 1, true);
-        let awaited = Awaited::Revision { revision: 2, epoch: Some(1) };
+        let awaited = Awaited::Revision { revision: 2, epoch: Some(1), ticket: None };
         let (dropped, kept) = (Arc::clone(&waits), Arc::clone(&waits));
         let dropping = thread::spawn(move || {
             let mut wait = Box::pin(wait(&dropped, awaited));
@@ -253,6 +253,89 @@ fn b29_a_sync_is_never_met_by_a_read_that_began_before_it() {
     });
 }
 
+const LIVE: Contact = Contact { live: true, suspected: false, seen: None };
+
+#[test]
+fn h50_waits_that_come_and_go_under_a_suspicion_are_met_after_it() {
+    check(|| {
+        let waits = Arc::new(Waits::new());
+        waits.publish(5, 5, 1, true);
+        waits.contact(LIVE);
+        let cleared = Arc::new(AtomicUsize::new(0));
+        let suspected = Arc::new(AtomicUsize::new(0));
+        let waiting: Vec<_> = [4, 6]
+            .map(|revision| {
+                let (waits, cleared) = (Arc::clone(&waits), Arc::clone(&cleared));
+                let suspected = Arc::clone(&suspected);
+                thread::spawn(move || {
+                    let begun = suspected.load(Ordering::SeqCst) > 0;
+                    let awaited = waits.reach(revision, 0, Some(1));
+                    assert!(block_on(wait(&waits, awaited)).unwrap() >= revision);
+                    let open = begun && cleared.load(Ordering::SeqCst) == 0;
+                    assert!(!open, "met under suspicion");
+                })
+            })
+            .into();
+        let dropping = Arc::clone(&waits);
+        let dropping = thread::spawn(move || {
+            let awaited = dropping.reach(4, 9, Some(1));
+            let mut wait = Box::pin(wait(&dropping, awaited));
+            let _ = wait.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        });
+        waits.contact(Contact { suspected: true, ..LIVE });
+        suspected.store(1, Ordering::SeqCst);
+        waits.publish(6, 6, 1, true);
+        cleared.store(1, Ordering::SeqCst);
+        waits.contact(LIVE);
+        for thread in waiting {
+            thread.join().unwrap();
+        }
+        dropping.join().unwrap();
+        assert_eq!(waits.pending(), 0);
+    });
+}
+
+/// The read that covers the ticket ends before the revision is confirmed in half of the schedules.
+#[test]
+fn h51_a_wait_with_a_ticket_needs_read_and_revision_in_any_order() {
+    check(|| {
+        let waits = Arc::new(Waits::new());
+        waits.publish(1, 1, 1, true);
+        let read = Arc::new(AtomicUsize::new(0));
+        let met = Arc::new(AtomicUsize::new(0));
+        let waiting: Vec<_> = [1, 2]
+            .map(|revision| {
+                let (waits, read) = (Arc::clone(&waits), Arc::clone(&read));
+                let met = Arc::clone(&met);
+                thread::spawn(move || {
+                    let awaited = waits.reach(revision, 3, Some(1));
+                    let Awaited::Revision { ticket: Some(ticket), .. } = awaited else {
+                        panic!("not live: {awaited:?}")
+                    };
+                    assert!(block_on(wait(&waits, awaited)).unwrap() >= revision);
+                    let read = u64::try_from(read.load(Ordering::SeqCst)).unwrap();
+                    assert!(read >= ticket, "met without a read");
+                    met.fetch_add(1, Ordering::SeqCst);
+                })
+            })
+            .into();
+        let publishing = Arc::clone(&waits);
+        let publishing = thread::spawn(move || publishing.publish(2, 2, 1, true));
+        while met.load(Ordering::SeqCst) < waiting.len() {
+            if let Some(ticket) = waits.demand().sync {
+                read.store(usize::try_from(ticket).unwrap(), Ordering::SeqCst);
+                waits.synced(ticket, 2);
+            }
+            thread::yield_now();
+        }
+        for thread in waiting {
+            thread.join().unwrap();
+        }
+        publishing.join().unwrap();
+        assert_eq!(waits.pending(), 0);
+    });
+}
+
 #[test]
 fn c8_the_mirror_is_told_of_a_demand_that_comes_while_it_looks_away() {
     check(|| {
@@ -260,7 +343,7 @@ fn c8_the_mirror_is_told_of_a_demand_that_comes_while_it_looks_away() {
         waits.publish(1, 1, 1, true);
         let waiting = [2, 2].map(|revision| {
             let waits = Arc::clone(&waits);
-            let awaited = Awaited::Revision { revision, epoch: Some(1) };
+            let awaited = Awaited::Revision { revision, epoch: Some(1), ticket: None };
             thread::spawn(move || block_on(wait(&waits, awaited)).unwrap())
         });
         // Without the permit that a notification leaves behind, this would sleep for ever.

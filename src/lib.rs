@@ -114,8 +114,8 @@
 //! # Waiting
 //!
 //! [`wait_for_revision`](KeySpace::wait_for_revision), [`read_at`](KeySpace::read_at) and
-//! [`snapshot_at`](KeySpace::snapshot_at) wait until the view is complete through a revision, such as
-//! that of your own write. [`sync`](KeySpace::sync) asks etcd for its revision first.
+//! [`snapshot_at`](KeySpace::snapshot_at) wait until the view is complete through a revision: pass the
+//! header of your own write's response, a [`Token`], or a plain number. [`sync`](KeySpace::sync) asks etcd for its revision first.
 //! [`wait_until`](KeySpace::wait_until) waits for a condition, [`updated`](KeySpace::updated) for any
 //! change. While somebody waits and no event comes, the mirror asks etcd for progress about every
 //! 100 ms. A wait that could never end, since its thread holds a guard of the same key space, panics and
@@ -234,6 +234,7 @@ mod tap;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod timing;
+mod token;
 mod view;
 mod wait;
 mod writer;
@@ -254,8 +255,8 @@ pub use etcd_client;
 pub use event::{Event, Header, RawKeyValue, Revision, WatchResponse};
 pub use follow::{
     Changes, EventKind, Events, EventsError, EventsOptions, EventsStop, FollowError, FollowPhase,
-    Follower, KeyEvent, Notify, SimpleFollower, Start, SyncReason, SyncSet, Token, TokenError,
-    Update, UpdateMeta, Validator, ValidatorError, WatchKey,
+    Follower, KeyEvent, Notify, SimpleFollower, Start, SyncReason, SyncSet, Update, UpdateMeta,
+    Validator, ValidatorError, WatchKey,
 };
 pub use guard::ReadGuard;
 pub use hold::{Held, NotHeld};
@@ -272,8 +273,9 @@ pub use status::{
     Counters, FailureCounts, LoadProgress, ObserverTimes, ProgressBy, State, Stats, Status,
 };
 pub use timing::Timing;
+pub use token::{AtLeast, Token, TokenError};
 pub use view::{Entries, OutsideRange, Range, View};
-pub use wait::{AtLeast, WaitError};
+pub use wait::WaitError;
 pub use writer::{Applied, LoadError, Writer};
 
 /// What is promised, and the test that holds it.

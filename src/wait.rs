@@ -1,8 +1,10 @@
 //! Waiting without polling: who waits for what, and waking exactly those.
 //!
 //! Owns the published numbers that waits are judged by, the wakers and the future all waits are
-//! made of. Must not hold the data lock: publishing happens after the data is in place and
-//! unlocked, so whoever is woken finds at least what it waited for.
+//! made of; `published` says which of them are met. Must not hold the data lock: publishing happens
+//! after the data is in place and unlocked, so a woken waiter finds at least what it waited for.
+
+mod published;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +19,9 @@ use tokio::sync::Notify;
 use crate::error::StopReason;
 use crate::event::Revision;
 use crate::timing::Timer;
+
+use self::published::judge;
+pub(crate) use self::published::{Awaited, Contact, Published};
 
 /// A wait ended without what it waited for.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -45,81 +50,12 @@ pub enum WaitError {
     },
 }
 
-/// A revision that a read has to have met: a plain one, or a [`Token`](crate::Token).
-#[derive(Debug, Clone, Copy)]
-pub struct AtLeast {
-    pub(crate) revision: Revision,
-    pub(crate) cluster_id: Option<u64>,
-    /// Of which key space, and in which epoch.
-    pub(crate) epoch: Option<(usize, u64)>,
-}
-
-impl From<Revision> for AtLeast {
-    fn from(revision: Revision) -> Self {
-        AtLeast { revision, cluster_id: None, epoch: None }
-    }
-}
-
-/// What a wait waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Awaited {
-    /// `confirmed` at or above a revision, in an epoch; `None` is that of what is shown first, for those
-    /// who begin to wait before.
-    Revision { revision: Revision, epoch: Option<u64> },
-    /// More changing steps than this.
-    Change { after: u64 },
-    /// More publications (changes or progress) than this.
-    Publication { after: u64 },
-    /// A linearizable read that began after this ticket was drawn, in an epoch; gives its revision.
-    Sync { ticket: u64, epoch: Option<u64> },
-    /// The first load.
-    Loaded,
-    /// The first watch after it.
-    Watching,
-    /// The end.
-    Ended,
-}
-
-/// The published state that waits are judged by.
-#[derive(Debug, Clone)]
-pub(crate) struct Published {
-    pub(crate) revision: Revision,
-    pub(crate) confirmed: Revision,
-    pub(crate) epoch: u64,
-    /// The epoch of what was shown first.
-    first_epoch: Option<u64>,
-    pub(crate) loaded: bool,
-    pub(crate) watching: bool,
-    /// Steps that changed entries.
-    pub(crate) changes: u64,
-    /// All publications, progress included.
-    pub(crate) publications: u64,
-    /// The newest ticket that a finished linearizable read covers, and the read's revision.
-    synced: (u64, Revision),
-    ended: Option<StopReason>,
-}
-
-impl Published {
-    /// The epoch that a wait which begins now is of.
-    pub(crate) fn awaited_epoch(&self) -> Option<u64> {
-        self.loaded.then_some(self.epoch)
-    }
-
-    /// Whether the epoch `now` is still that one.
-    pub(crate) fn check_epoch(&self, awaited: Option<u64>, now: u64) -> Result<(), WaitError> {
-        match awaited.or(self.first_epoch) {
-            Some(was) if was != now => Err(WaitError::HistoryChanged { was, now }),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// What somebody waits for that the mirror can hasten.
+/// The pending waits that the mirror can hasten.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Demand {
-    /// The lowest revision somebody waits for.
+    /// The lowest awaited revision that is not confirmed.
     pub(crate) lowest: Option<Revision>,
-    /// The newest ticket that somebody waits with.
+    /// The newest ticket that no finished read covers.
     pub(crate) sync: Option<u64>,
 }
 
@@ -136,11 +72,57 @@ struct State {
     tickets: u64,
     /// Waits for revisions, so that a publication wakes those it satisfies and no others.
     by_revision: BTreeMap<(Revision, u64), Waker>,
-    /// Waits for linearizable reads, by ticket.
+    /// Waits for linearizable reads by ticket, and waits for revisions until their ticket is covered.
     by_ticket: BTreeMap<(u64, u64), Waker>,
     /// All other waits.
     others: BTreeMap<u64, (Awaited, Waker)>,
     next_id: u64,
+}
+
+impl State {
+    fn ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.tickets
+    }
+
+    /// Registers the waker of a wait where the publication that may meet it looks. Returns whether that
+    /// is a new demand on the mirror.
+    fn register(&mut self, awaited: Awaited, id: u64, waker: Waker) -> bool {
+        let covered = |ticket| self.published.covers(ticket);
+        match awaited {
+            Awaited::Revision { revision, ticket, .. } if ticket.is_none_or(covered) => {
+                // A read that ends while a suspicion is open covers tickets and wakes no wait.
+                if let Some(ticket) = ticket {
+                    self.by_ticket.remove(&(ticket, id));
+                }
+                self.by_revision.insert((revision, id), waker).is_none()
+            }
+            Awaited::Revision { ticket: Some(ticket), .. } | Awaited::Sync { ticket, .. } => {
+                self.by_ticket.insert((ticket, id), waker).is_none()
+            }
+            awaited => {
+                self.others.insert(id, (awaited, waker));
+                false
+            }
+        }
+    }
+
+    fn forget(&mut self, awaited: Awaited, id: u64) {
+        match awaited {
+            Awaited::Revision { revision, ticket, .. } => {
+                self.by_revision.remove(&(revision, id));
+                if let Some(ticket) = ticket {
+                    self.by_ticket.remove(&(ticket, id));
+                }
+            }
+            Awaited::Sync { ticket, .. } => {
+                self.by_ticket.remove(&(ticket, id));
+            }
+            _ => {
+                self.others.remove(&id);
+            }
+        }
+    }
 }
 
 /// The waits of one key space.
@@ -162,20 +144,8 @@ pub(crate) struct WaitTimers {
 
 impl Waits {
     pub(crate) fn new() -> Self {
-        let published = Published {
-            revision: 0,
-            confirmed: 0,
-            epoch: 1,
-            first_epoch: None,
-            loaded: false,
-            watching: false,
-            changes: 0,
-            publications: 0,
-            synced: (0, 0),
-            ended: None,
-        };
         let state = State {
-            published,
+            published: Published::default(),
             tickets: 0,
             by_revision: BTreeMap::new(),
             by_ticket: BTreeMap::new(),
@@ -224,6 +194,14 @@ impl Waits {
         });
     }
 
+    /// Publishes what the mirror knows about its contact with the store.
+    pub(crate) fn contact(&self, contact: Contact) {
+        // Only the mirror publishes it, so nothing comes between.
+        if self.state.lock().published.contact != contact {
+            self.update(|published| published.contact = contact);
+        }
+    }
+
     /// Publishes that the watch works.
     pub(crate) fn watching(&self) {
         self.update(|published| published.watching = true);
@@ -239,17 +217,26 @@ impl Waits {
     /// What the mirror should hasten.
     pub(crate) fn demand(&self) -> Demand {
         let state = self.state.lock();
+        // Under suspicion, waits for confirmed revisions are pending too; progress cannot meet them.
+        let open = (state.published.confirmed.saturating_add(1), 0);
+        let newest = state.by_ticket.keys().next_back().map(|(ticket, _)| *ticket);
         Demand {
-            lowest: state.by_revision.keys().next().map(|(revision, _)| *revision),
-            sync: state.by_ticket.keys().next_back().map(|(ticket, _)| *ticket),
+            lowest: state.by_revision.range(open..).next().map(|((revision, _), _)| *revision),
+            sync: newest.filter(|ticket| !state.published.covers(*ticket)),
         }
     }
 
     /// Draws a ticket for a linearizable read that begins after now.
     pub(crate) fn ticket(&self) -> u64 {
+        self.state.lock().ticket()
+    }
+
+    /// A wait for a revision that begins now. `term` is that of the response which carried the revision;
+    /// zero if it is unknown, or if no mirror reads linearizably here.
+    pub(crate) fn reach(&self, revision: Revision, term: u64, epoch: Option<u64>) -> Awaited {
         let mut state = self.state.lock();
-        state.tickets += 1;
-        state.tickets
+        let ticket = state.published.doubts(revision, term).then(|| state.ticket());
+        Awaited::Revision { revision, epoch, ticket }
     }
 
     /// How many waits are pending.
@@ -271,10 +258,14 @@ impl Waits {
             if published.ended.is_some() || changed {
                 woken.extend(std::mem::take(&mut state.by_revision).into_values());
                 woken.extend(std::mem::take(&mut state.by_ticket).into_values());
-            } else if published.loaded {
+            } else if published.loaded && !published.contact.suspected {
                 let met = (published.confirmed.saturating_add(1), 0);
                 take_below(&mut state.by_revision, met, &mut woken);
-                take_below(&mut state.by_ticket, (published.synced.0 + 1, 0), &mut woken);
+                take_below(
+                    &mut state.by_ticket,
+                    (published.synced.0.saturating_add(1), 0),
+                    &mut woken,
+                );
             }
             let done = |awaited: &Awaited| judge(published, *awaited).is_some();
             state.others.retain(|_, (awaited, waker)| {
@@ -295,35 +286,6 @@ impl Waits {
 fn take_below<K: Ord>(wakers: &mut BTreeMap<K, Waker>, bound: K, woken: &mut Vec<Waker>) {
     let later = wakers.split_off(&bound);
     woken.extend(std::mem::replace(wakers, later).into_values());
-}
-
-/// The result of a wait, once there is one.
-fn judge(published: &Published, awaited: Awaited) -> Option<Result<Revision, WaitError>> {
-    if let Awaited::Revision { epoch, .. } | Awaited::Sync { epoch, .. } = awaited
-        && let Err(changed) = published.check_epoch(epoch, published.epoch)
-    {
-        return Some(Err(changed));
-    }
-    let met = match awaited {
-        Awaited::Revision { revision, .. } => {
-            (published.loaded && published.confirmed >= revision).then_some(published.confirmed)
-        }
-        Awaited::Change { after } => (published.changes > after).then_some(published.revision),
-        Awaited::Publication { after } => {
-            (published.publications > after).then_some(published.revision)
-        }
-        Awaited::Sync { ticket, .. } => {
-            (published.synced.0 >= ticket).then_some(published.synced.1)
-        }
-        Awaited::Watching => published.watching.then_some(published.revision),
-        Awaited::Loaded => published.loaded.then_some(published.revision),
-        Awaited::Ended => published.ended.is_some().then_some(published.revision),
-    };
-    match (met, &published.ended) {
-        (Some(revision), _) => Some(Ok(revision)),
-        (None, Some(reason)) => Some(Err(WaitError::Stopped(reason.clone()))),
-        (None, None) => None,
-    }
 }
 
 /// The future all waits are made of. Dropping it takes its waker out.
@@ -348,17 +310,7 @@ impl<'a> Wait<'a> {
 
     fn forget(&mut self, state: &mut State) {
         if let Some(id) = self.id.take() {
-            match self.awaited {
-                Awaited::Revision { revision, .. } => {
-                    state.by_revision.remove(&(revision, id));
-                }
-                Awaited::Sync { ticket, .. } => {
-                    state.by_ticket.remove(&(ticket, id));
-                }
-                _ => {
-                    state.others.remove(&id);
-                }
-            }
+            state.forget(self.awaited, id);
         }
     }
 }
@@ -379,27 +331,15 @@ impl Future for Wait<'_> {
             }
             return Poll::Ready(result);
         }
-        let first = this.id.is_none();
         let id = *this.id.get_or_insert_with(|| {
             state.next_id += 1;
             state.next_id
         });
-        let waker = cx.waker().clone();
-        match this.awaited {
-            Awaited::Revision { revision, .. } => {
-                state.by_revision.insert((revision, id), waker);
-            }
-            Awaited::Sync { ticket, .. } => {
-                state.by_ticket.insert((ticket, id), waker);
-            }
-            awaited => {
-                state.others.insert(id, (awaited, waker));
-            }
-        }
+        let demands = state.register(this.awaited, id, cx.waker().clone());
         drop(state);
         (this.before_pending)();
-        if first && matches!(this.awaited, Awaited::Revision { .. } | Awaited::Sync { .. }) {
-            this.since = Some(Instant::now());
+        if demands {
+            this.since.get_or_insert_with(Instant::now);
             this.waits.demanded.notify_one();
         }
         Poll::Pending

@@ -334,7 +334,7 @@ fn validators_and_tokens_have_a_stable_text_form() {
     let token = ks.token();
     assert_eq!(token.to_string().parse::<Token>().unwrap(), token);
     assert_eq!(token, Token::of_write(token.cluster_id(), 2));
-    for bad in ["", "1", "1.", ".1", "g.1", "1.-1", "1.+1", "1.1.1", "1.9223372036854775808"] {
+    for bad in ["", "1", "1.", ".1", "g.1", "1.-1", "1.+1", "1.9223372036854775808"] {
         assert!(bad.parse::<Token>().is_err(), "{bad}");
     }
 }

@@ -11,6 +11,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("event", &[]),
     ("range", &[]),
     ("key", &[]),
+    ("token", &["event"]),
     ("entry", &["event", "key"]),
     ("error", &["event"]),
     // L1: pure. No lock, no I/O, no clock, no thread, no async.
@@ -45,7 +46,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "keyspace",
         &[
             "decode", "delta", "error", "event", "guard", "observer", "range", "reentry", "shared",
-            "snapshot", "status", "view", "wait",
+            "snapshot", "status", "token", "view", "wait",
         ],
     ),
     ("writer", &["batch", "delta", "edits", "error", "event", "known", "shared", "tap", "view"]),
@@ -54,11 +55,11 @@ const LAYERS: &[(&str, &[&str])] = &[
         "follow",
         &[
             "delta", "entry", "error", "event", "guard", "history", "interest", "keyspace",
-            "packed", "range", "snapshot", "timing", "view", "wait",
+            "packed", "range", "snapshot", "status", "timing", "token", "view", "wait",
         ],
     ),
     // L3: the driver.
-    ("source", &["event", "range"]),
+    ("source", &["event", "range", "token"]),
     (
         "mirror",
         &[

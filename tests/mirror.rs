@@ -12,6 +12,8 @@ mod liveness;
 mod loading;
 #[path = "mirror/logs.rs"]
 mod logs;
+#[path = "mirror/own_writes.rs"]
+mod own_writes;
 #[path = "mirror/panics.rs"]
 mod panics;
 #[path = "mirror/progress.rs"]

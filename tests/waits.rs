@@ -303,3 +303,5 @@ fn c8_every_kind_of_wait_is_freed_on_drop() {
 mod ends;
 #[path = "waits/guards.rs"]
 mod guards;
+#[path = "waits/tokens.rs"]
+mod tokens;

@@ -41,6 +41,13 @@ suite_of() {
         # Each needs one kind of store that is another one; the simulation finds most as well.
         suspicion-forgotten | values-not-compared | newest-by-numbers | older-term-ignored | \
             no-census | backoff-despite-waits) echo '--test mirror histories::' ;;
+        # The simulation has neither suspicions nor tokens with a term.
+        suspicion-is-ignored | ticket-is-not-waited-for | contradiction-is-not-read)
+            echo '--lib wait::tests' ;;
+        age-under-suspicion | load-without-a-revision | fixture-is-never-live | token-before-the-load)
+            echo '--lib writer::tests' ;;
+        # Its consumers do not end before their first event, and it does not look at idle tokens.
+        token-forgets-its-start | step-ends-at-the-next-poll) echo '--test events resuming::' ;;
         # The simulation has too few keys for a second run.
         part-without-its-end) echo '--test follow' ;;
         *) echo '--test simulation' ;;

@@ -11,7 +11,7 @@ mod follower;
 mod interested;
 mod key;
 mod notify;
-mod token;
+mod reading;
 
 pub use self::blocking::{Validator, ValidatorError};
 pub use self::changes::Changes;
@@ -21,4 +21,3 @@ pub use self::events::{
 pub use self::follower::{FollowError, FollowPhase, Follower, SimpleFollower};
 pub use self::key::WatchKey;
 pub use self::notify::{Notify, Update, UpdateMeta};
-pub use self::token::{Token, TokenError};

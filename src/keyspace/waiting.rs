@@ -3,45 +3,57 @@
 //! Owns the public forms of waiting. Must not wake anybody: that is `wait`.
 
 use std::future::Future;
+use std::sync::atomic::Ordering;
 
 use super::KeySpace;
 use crate::error::StopReason;
 use crate::event::Revision;
 use crate::guard::ReadGuard;
 use crate::snapshot::Snapshot;
+use crate::token::{AtLeast, Token};
 use crate::view::View;
-use crate::wait::{AtLeast, Awaited, WaitError};
+use crate::wait::{Awaited, WaitError};
 
 impl<T: Send + Sync + 'static> KeySpace<T> {
-    /// Waits until the view is known complete through `revision`, by an event or by progress, also
-    /// when that revision touched nothing in the range; gives the confirmed revision.
+    /// Waits until the view is known complete through a revision, by an event or by progress, also
+    /// when that revision touched nothing in the range; returns the confirmed revision.
     ///
-    /// A revision already met returns at once. There is no built-in deadline: wrap it in a timeout.
+    /// Accepts a revision, a [`Token`], or the header of etcd's response to a write. A revision already
+    /// met returns at once. There is no built-in deadline: wrap it in a timeout.
+    ///
+    /// # Read your writes
+    /// Pass the header (`put.header().ok_or(..)?`, a `&etcd_client::ResponseHeader`). A store that was
+    /// restored from a backup, or wiped, assigns revisions a second time. A plain revision from such a
+    /// store is met at once by the old data, until the mirror finds out. The header's raft term closes that
+    /// gap: a wait that begins while the mirror is not live, or whose revision and term contradict
+    /// the answers that the mirror has seen, is met only by a linearizable read that began after the wait;
+    /// all such waits share one read. One gap remains: a broken connection that the mirror has not
+    /// noticed yet, which takes at most two [check intervals](crate::Builder::check_interval).
+    ///
+    /// While the mirror doubts that the store still has the history it knows, no revision is met.
     ///
     /// # Errors
     /// [`WaitError::Stopped`] when the mirror stopped; [`WaitError::HistoryChanged`] when the store
-    /// was replaced by an older one meanwhile.
+    /// was replaced by an older one meanwhile, or when a token was made by this key space in an earlier
+    /// epoch; [`WaitError::OtherCluster`] when a token or a header comes from another cluster.
     ///
     /// # Panics
     /// When it would have to wait while this thread holds a read guard of the same key space, or
-    /// runs one of its observers: the wait could never end.
+    /// runs one of its observers: the wait could never end. Inside an observer also for every token and
+    /// header, whose cluster is compared with the view's.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
-    pub async fn wait_for_revision(&self, revision: Revision) -> Result<Revision, WaitError> {
-        let epoch = self.shared.waits.published().awaited_epoch();
-        self.shared.wait(Awaited::Revision { revision, epoch }).await
+    pub async fn wait_for_revision(
+        &self,
+        at_least: impl Into<AtLeast>,
+    ) -> Result<Revision, WaitError> {
+        Ok(self.reach(at_least.into().0).await?.0)
     }
 
     /// [`wait_for_revision`](KeySpace::wait_for_revision), then a guard whose view has met it.
     ///
-    /// Takes a revision, or a [`Token`](crate::Token) that also says of which cluster it is.
-    ///
     /// # Errors
-    /// As [`wait_for_revision`](KeySpace::wait_for_revision); for a token also
-    /// [`WaitError::OtherCluster`], and [`WaitError::HistoryChanged`] when it was made by this key
-    /// space in an earlier epoch.
-    ///
     /// # Panics
     /// # Cancel safety
     /// As [`wait_for_revision`](KeySpace::wait_for_revision).
@@ -49,21 +61,34 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         &self,
         at_least: impl Into<AtLeast>,
     ) -> Result<ReadGuard<'_, T>, WaitError> {
-        let AtLeast { revision, cluster_id, epoch } = at_least.into();
-        let made_here = epoch.filter(|(space, _)| *space == self.shared.id());
-        let epoch = match made_here {
-            Some((_, epoch)) => Some(epoch),
-            None => self.shared.waits.published().awaited_epoch(),
-        };
-        if cluster_id.is_some() {
-            // Which cluster it is, is known with the first load.
+        let token = at_least.into().0;
+        let (_, epoch) = self.reach(token).await?;
+        let view = self.read_in(epoch)?;
+        check_cluster(token, &view)?;
+        Ok(view)
+    }
+
+    /// Waits for a token; returns the confirmed revision that met it, and the epoch of the wait.
+    async fn reach(&self, token: Token) -> Result<(Revision, Option<u64>), WaitError> {
+        let waits = &self.shared.waits;
+        let made_here = token.epoch.filter(|(space, _)| *space == self.shared.id());
+        let epoch = made_here.map(|(_, epoch)| epoch);
+        let epoch = epoch.or_else(|| waits.published().awaited_epoch());
+        // Without a mirror nothing is read from etcd, and nothing can contradict the term.
+        let driven = self.shared.driven.load(Ordering::Acquire);
+        let awaited = waits.reach(token.revision(), if driven { token.term() } else { 0 }, epoch);
+        if token.cluster_id() > 0 {
+            // The cluster is known with the first load.
             self.loaded().await?;
-            check_cluster(cluster_id, &self.read())?;
+            check_cluster(token, &self.read())?;
         }
-        self.shared.wait(Awaited::Revision { revision, epoch }).await?;
+        Ok((self.shared.wait(awaited).await?, epoch))
+    }
+
+    /// A guard, if the view still belongs to the epoch in which a wait was met. Within the epoch
+    /// `confirmed` never goes back (C6), so the view has met the revision too.
+    pub(crate) fn read_in(&self, epoch: Option<u64>) -> Result<ReadGuard<'_, T>, WaitError> {
         let view = self.read();
-        check_cluster(cluster_id, &view)?;
-        // Within the epoch `confirmed` never goes back (C6), so the guard has met the revision.
         self.shared.waits.published().check_epoch(epoch, view.epoch())?;
         Ok(view)
     }
@@ -92,11 +117,16 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// As [`wait_for_revision`](KeySpace::wait_for_revision). A request that fails is repeated by
     /// the mirror until one succeeds, so bound the call with a timeout.
     pub async fn sync(&self) -> Result<Revision, WaitError> {
+        Ok(self.synced().await?.0)
+    }
+
+    /// [`sync`](KeySpace::sync); returns the revision and the epoch of the wait.
+    pub(crate) async fn synced(&self) -> Result<(Revision, Option<u64>), WaitError> {
         let epoch = self.shared.waits.published().awaited_epoch();
         let ticket = self.shared.waits.ticket();
         let revision = self.shared.wait(Awaited::Sync { ticket, epoch }).await?;
-        self.shared.wait(Awaited::Revision { revision, epoch }).await?;
-        Ok(revision)
+        self.shared.wait(Awaited::Revision { revision, epoch, ticket: None }).await?;
+        Ok((revision, epoch))
     }
 
     /// Waits until `predicate` gives something for the view, and gives that.
@@ -166,10 +196,11 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     }
 }
 
-/// Fails when a revision is of another cluster than the view.
-fn check_cluster<T>(asked: Option<u64>, view: &View<T>) -> Result<(), WaitError> {
-    match (asked, view.cluster_id()) {
-        (Some(asked), Some(mirrored)) if asked != mirrored => {
+/// Fails when a token comes from another cluster than the view. Zero is no cluster.
+fn check_cluster<T>(token: Token, view: &View<T>) -> Result<(), WaitError> {
+    let asked = token.cluster_id();
+    match view.cluster_id() {
+        Some(mirrored) if asked > 0 && mirrored > 0 && asked != mirrored => {
             Err(WaitError::OtherCluster { asked, mirrored })
         }
         _ => Ok(()),

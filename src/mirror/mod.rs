@@ -35,7 +35,9 @@ use crate::error::StopReason;
 use crate::source::{
     Connection, RangeChunk, RangeStream, Source, SourceError, SourceErrorKind, WatchStream,
 };
+use crate::status::State;
 use crate::tap::{Room, Tap};
+use crate::wait::Contact;
 use crate::writer::Writer;
 
 pub(crate) use backoff::Backoff;
@@ -363,6 +365,8 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         let demand = self.sink.writer.shared().waits.demand();
         self.machine.wish = self.sink.writer.shared().cuts.wish();
         self.machine.handle(Instant::now(), demand, input);
+        let live = self.machine.report.state == State::Live;
+        self.sink.writer.shared().waits.contact(Contact { live, ..Contact::default() });
     }
 
     /// Executes actions until none is left; those on the key space answer at once.

@@ -51,6 +51,24 @@ async fn gzc3_gzc5_read_at_shows_the_write() {
     assert!(p50 < Duration::from_millis(30), "{p50:?}");
 }
 
+/// The header that the client library returns is what to wait for.
+#[tokio::test]
+async fn h51_the_header_of_a_put_is_a_token() {
+    let server = shared().await;
+    let mut client = server.client().await;
+    let prefix = unique_prefix("header");
+    let ks = start(server.endpoint(), &prefix).await;
+    let put = client.put(format!("{prefix}a"), "1", None).await.unwrap();
+    let header = put.header().unwrap();
+    within("the own write", ks.wait_for_revision(header)).await.unwrap();
+    let token = etcd_keyspace::Token::from(header);
+    assert_eq!((token.cluster_id(), token.revision()), (header.cluster_id(), header.revision()));
+    assert!(token.term() > 0 && token.term() == header.raft_term());
+    let snapshot = within("its token", ks.snapshot_at(token)).await.unwrap();
+    assert!(snapshot.contains(format!("{prefix}a")));
+    assert_eq!(within("its header", ks.read_at(header)).await.unwrap().len(), 1);
+}
+
 /// B29, under a writer beside the prefix and under one in it, whose events overtake the answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b29_sync_shows_every_write_that_was_finished_before() {

@@ -14,8 +14,8 @@ use crate::event::Revision;
 use crate::packed::Packed;
 use crate::range::KeyRange;
 use crate::timing::FOREVER;
+use crate::token::AtLeast;
 use crate::view::Range;
-use crate::wait::AtLeast;
 
 /// One event of a followed range, or everything at once.
 ///
@@ -236,12 +236,13 @@ pub enum Start {
     /// With the first event after a revision, if the history reaches back to it, else with a `Sync`.
     ///
     /// A revision that is not reached yet is waited for. For a token of another cluster, or of an
-    /// earlier epoch, the first event is a `Sync` too: there is nothing to go on from.
+    /// earlier epoch, the first event is a `Sync` too, with the reason
+    /// [`NewEpoch`](SyncReason::NewEpoch): there is nothing to go on from.
     After(AtLeast),
 }
 
 impl Start {
-    /// [`Start::After`] a revision, or a [`Token`](crate::Token).
+    /// [`Start::After`] a revision, a [`Token`](crate::Token), or the header of a response.
     pub fn after(revision: impl Into<AtLeast>) -> Self {
         Start::After(revision.into())
     }

@@ -20,13 +20,12 @@ use tokio::time::{Instant, sleep_until};
 
 use self::telling::{Begin, Resync};
 use super::interested::Interested;
-use super::token::Token;
 use crate::history::{Place, Step};
 use crate::interest::Bell;
 use crate::keyspace::KeySpace;
 use crate::range::KeyRange;
+use crate::token::Token;
 use crate::view::OutsideRange;
-use crate::wait::AtLeast;
 
 pub use self::key_event::{
     EventKind, EventsError, EventsOptions, KeyEvent, Start, SyncReason, SyncSet,
@@ -39,6 +38,8 @@ pub use self::key_event::{
 pub struct Events<T: Send + Sync + 'static> {
     interested: Interested<T>,
     begin: Option<Begin<T>>,
+    /// The token while `begin` is pending: the position that these events start after.
+    start: Token,
     /// The number of the step that was told last, whole.
     told: u64,
     /// All events through it were told.
@@ -133,13 +134,13 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     ) -> Result<Events<T>, OutsideRange> {
         let range = OutsideRange::check(range.into(), self.mirrored())?;
         let interested = Interested::in_history(self, range);
-        let begin = match start {
-            Start::Now => Begin::Sync,
+        let (start, begin) = match start {
+            Start::Now => (Token::NOTHING, Begin::Sync),
             Start::After(at_least) => {
-                let AtLeast { revision, .. } = at_least;
+                let place = Place { epoch: 0, revision: at_least.0.revision() };
                 let ks = self.clone();
                 let reached = async move { ks.snapshot_at(at_least).await };
-                Begin::After(Place { epoch: 0, revision }, Box::pin(reached))
+                (at_least.0, Begin::After(place, Box::pin(reached)))
             }
         };
         let resync = options.resync.map(|every| {
@@ -149,6 +150,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         Ok(Events {
             interested,
             begin: Some(begin),
+            start,
             told: 0,
             place: Place::default(),
             highest: Mutex::default(),
@@ -186,17 +188,23 @@ impl<T: Send + Sync + 'static> Events<T> {
         self.interested.range()
     }
 
-    /// Where to go on from, by [`Start::after`], if this consumer ends here: the revision through
-    /// which every event was told, which goes up by idle progress too, and never down within an epoch.
-    /// Zero before the first event.
+    /// The position to resume from, by [`Start::after`], if this consumer ends here: the revision through
+    /// which every event was delivered. Idle progress raises it too, and it never goes down within an epoch.
+    ///
+    /// Before the first event it is the position that these events start after. For [`Start::Now`] it
+    /// asks for nothing (`0.0`): a consumer that resumes from it gets a `Sync`, or all that is kept. It
+    /// has no [term](Token::term), unless it is still the token that was given to [`Start::after`].
     ///
     /// # Panics
     /// Inside an observer of the same key space.
     #[must_use]
     pub fn token(&self) -> Token {
+        if self.begin.is_some() {
+            return self.start;
+        }
         let ks = &self.interested.ks;
         let view = ks.snapshot();
-        let idle = self.begin.is_none() && self.telling.is_none() && self.told == view.step;
+        let idle = self.telling.is_none() && self.told == view.step;
         let revision = if idle { view.confirmed } else { self.place.revision };
         let mut highest = self.highest.lock();
         *highest = (*highest).max(Place { revision, ..self.place });

@@ -6,12 +6,13 @@
 use etcd_client::proto::{
     PbEvent, PbKeyValue, PbRangeResponse, PbRangeStreamResponse, PbResponseHeader, PbWatchResponse,
 };
-use etcd_client::{EventType, GetOptions, WatchOptions};
+use etcd_client::{EventType, GetOptions, ResponseHeader, WatchOptions};
 
 use super::error::malformed;
 use crate::event::{Event, Header, RawKeyValue, Revision, WatchResponse};
 use crate::range::KeyRange;
 use crate::source::{RangeChunk, RangePage, RangeRequest, ServerVersion, SourceError};
+use crate::token::{AtLeast, Token};
 
 /// The key and the options of a linearizable range read.
 pub(super) fn get_options(request: &RangeRequest) -> (Vec<u8>, GetOptions) {
@@ -124,6 +125,23 @@ fn header(header: PbResponseHeader) -> Header {
         member_id: header.member_id,
         revision: header.revision,
         raft_term: header.raft_term,
+    }
+}
+
+impl From<&ResponseHeader> for Token {
+    fn from(header: &ResponseHeader) -> Self {
+        Token::from(Header {
+            cluster_id: header.cluster_id(),
+            member_id: header.member_id(),
+            revision: header.revision(),
+            raft_term: header.raft_term(),
+        })
+    }
+}
+
+impl From<&ResponseHeader> for AtLeast {
+    fn from(header: &ResponseHeader) -> Self {
+        AtLeast(header.into())
     }
 }
 
