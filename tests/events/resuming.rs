@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 
+use etcd_keyspace::{Header, Token};
+
 use super::*;
 
 /// Does something when it is woken, which is between showing a step and noting it in the history.
@@ -135,4 +137,65 @@ fn mi3_a_place_that_a_complete_read_without_a_change_has_passed_is_not_gone_on_f
             );
         }
     }
+}
+
+/// A consumer that stores its position when it ends must not lose it by ending early.
+#[test]
+fn h55_before_the_first_poll_the_token_is_where_the_events_start() {
+    let mut store = History::new();
+    store.put("/a", "1");
+    let (ks, mut writer) = texts().event_history(100, 1 << 20).writer();
+    writer.load(store.header(), store.kvs()).unwrap();
+    let stored = store.revision();
+    store.put("/b", "1");
+    writer.apply(store.after(stored)).unwrap();
+    let seen = format!("added(/b at {})", stored + 1);
+    // By a plain revision, by its own token, and by the text of it.
+    let early = follow(&ks, .., Start::after(stored)).token();
+    let again = follow(&ks, .., Start::after(early)).token();
+    let sent: Token = again.to_string().parse().unwrap();
+    for token in [early, again, sent] {
+        assert_eq!(token.revision(), stored);
+        assert_eq!(texts_of(&told(&mut follow(&ks, .., Start::after(token))).0), [&*seen]);
+    }
+    // Also while it waits for a position that is not reached, and when that never comes.
+    let later = Token::from(Header { raft_term: 3, ..store.header() });
+    let later: Token =
+        format!("{:x}.{}.3", later.cluster_id(), later.revision() + 5).parse().unwrap();
+    let mut waiting = follow(&ks, .., Start::after(later));
+    assert!(told(&mut waiting).0.is_empty());
+    assert_eq!((waiting.token(), waiting.token().term()), (later, 3));
+    // From the beginning, with the reason of a start.
+    let nothing = follow(&ks, .., Start::Now).token();
+    assert_eq!(nothing.to_string(), "0.0");
+    let (first, _) = told(&mut follow(&ks, .., Start::after(nothing)));
+    let [KeyEvent::Sync(set), rest @ ..] = &first[..] else { panic!("{first:?}") };
+    assert_eq!((set.reason(), texts_of(rest)), (SyncReason::Start, vec![seen]));
+    drop(writer);
+    assert!(told(&mut waiting).1.is_some());
+    assert_eq!(waiting.token(), later);
+}
+
+#[test]
+fn h55_idle_progress_raises_the_token_of_a_consumer_at_its_last_event() {
+    let mut store = History::new();
+    store.put("/a", "1");
+    let (ks, mut writer) = loaded(&store);
+    let mut events = follow(&ks, "/a".."/b", Start::Now);
+    told(&mut events);
+    let from = store.revision();
+    // The last event of the range is not the last of the step.
+    store.put("/a", "2");
+    store.put("/a", "3");
+    let through = store.put("/b", "1");
+    writer.apply(store.after(from)).unwrap();
+    now(events.next()).unwrap();
+    store.elsewhere();
+    let idle = store.revision();
+    writer.confirm(idle);
+    assert_eq!(events.token().revision(), from + 1, "one is left");
+    now(events.next()).unwrap();
+    assert!(through < idle);
+    assert_eq!(events.token().revision(), idle);
+    assert!(told(&mut follow(&ks, "/a".."/b", Start::after(events.token()))).0.is_empty());
 }

@@ -13,8 +13,8 @@ use tokio::time::{Instant, Sleep};
 
 use super::Events;
 use super::key_event::{EventsError, KeyEvent, SyncReason, SyncSet};
-use crate::delta::{Change, Effect};
-use crate::history::{After, Passing, Place, What};
+use crate::delta::Change;
+use crate::history::{After, Passing, Place, Step, What};
 use crate::packed::Packed;
 use crate::snapshot::Snapshot;
 use crate::wait::WaitError;
@@ -158,29 +158,18 @@ impl<T: Send + Sync + 'static> Events<T> {
         None
     }
 
-    /// The next event of the range in the step that is being told.
+    /// The next event of the range in the step that is being delivered.
     fn go_on(&mut self) -> Option<KeyEvent<T>> {
-        let (step, at) = self.telling.as_mut()?;
-        let range = self.interested.range();
-        if let What::Events(events) = &step.what {
-            let within = |effect: &Effect<T>| range.contains(effect.change.key());
-            while let Some(effect) = events.effects.get(*at) {
-                *at += 1;
-                // Those before were told, to whoever goes on from within the step.
-                if effect.revision > self.place.revision && within(effect) {
-                    let rest = events.effects[*at..].iter();
-                    let mut same = rest.take_while(|other| other.revision == effect.revision);
-                    // Through it only when no other of the revision is to be told.
-                    self.place.revision = effect.revision - i64::from(same.any(within));
-                    if let Some(event) = KeyEvent::of(&effect.change, effect.revision) {
-                        return Some(event);
-                    }
-                }
+        while let Some((event, last)) = self.next_effect() {
+            if last {
+                // Not at the next poll: until then, idle progress could not raise the token.
+                self.end_step();
+            }
+            if event.is_some() {
+                return event;
             }
         }
-        let (step, _) = self.telling.take()?;
-        let before = std::mem::replace(&mut self.place, step.reach);
-        self.told = step.number;
+        let (step, before) = self.end_step()?;
         let What::Load { entries, cluster_id, delta } = &step.what else { return None };
         let range = self.interested.range();
         let within = |change: &Change<T>| range.contains(change.key());
@@ -199,6 +188,32 @@ impl<T: Send + Sync + 'static> Events<T> {
         };
         self.cluster_id = cluster_id.unwrap_or_default();
         Some(self.set(entries, reason, difference))
+    }
+
+    /// The next effect of the range in the step, and whether it is the last.
+    fn next_effect(&mut self) -> Option<(Option<KeyEvent<T>>, bool)> {
+        let (step, at) = self.telling.as_mut()?;
+        let What::Events(events) = &step.what else { return None };
+        let (range, after) = (self.interested.range(), self.place.revision);
+        let mut rest = events.effects.iter().enumerate().skip(*at).filter(|(_, effect)| {
+            // Effects at or below were delivered, to a consumer that resumes within the step.
+            effect.revision > after && range.contains(effect.change.key())
+        });
+        let (_, effect) = rest.next()?;
+        let following = rest.next();
+        *at = following.map_or(events.effects.len(), |(index, _)| index);
+        // Through it only when no other effect of the revision is left to be delivered.
+        let more = following.is_some_and(|(_, other)| other.revision == effect.revision);
+        self.place.revision = effect.revision - i64::from(more);
+        Some((KeyEvent::of(&effect.change, effect.revision), following.is_none()))
+    }
+
+    /// Ends the step that is being delivered; returns it with the position before its end.
+    fn end_step(&mut self) -> Option<(Arc<Step<T>>, Place)> {
+        let (step, _) = self.telling.take()?;
+        self.told = step.number;
+        let before = std::mem::replace(&mut self.place, step.reach);
+        Some((step, before))
     }
 
     /// Tells what a snapshot shows, and goes on after it.
