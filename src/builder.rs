@@ -472,6 +472,11 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// Makes the key space with its writer and without any mirror, for tests that play etcd by
     /// hand: [`Writer::load`] and [`Writer::apply`] do what a mirror would make them do.
     ///
+    /// The state is [`Loading`](crate::State::Loading) until the first load and then
+    /// [`Live`](crate::State::Live), with an age that [`Writer::load`] and [`Writer::confirm`] renew. Nothing
+    /// is read from etcd: [`KeySpace::sync`] waits until the writer is dropped, and a
+    /// [`Token`](crate::Token) is met by its revision, whatever its term.
+    ///
     /// # Panics
     /// With `journal` or `restore`: it is the mirror that stores, and that begins with what is stored.
     #[must_use]

@@ -298,6 +298,16 @@ impl ReportCell {
         self.0.lock().clone()
     }
 
+    /// Reports what a mirror that is live and has just read etcd's revision would.
+    pub(crate) fn current(&self) {
+        let mut report = self.0.lock();
+        let now = Instant::now();
+        if report.state != State::Live {
+            (report.state, report.state_since) = (State::Live, now);
+        }
+        report.current_as_of = Some(now);
+    }
+
     pub(crate) fn write(&self, report: &Report) {
         self.0.lock().clone_from(report);
     }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use crate::batch::{ApplyError, Continuity, Known, Tolerated, judge};
@@ -49,6 +50,13 @@ pub enum LoadError {
     Unordered {
         /// The key.
         key: Vec<u8>,
+    },
+    /// The read's revision is not above zero, which stands for "nothing loaded". Give the header of the read
+    /// its revision; etcd's begin at one.
+    #[error("read at revision {got}, which no store has")]
+    NoRevision {
+        /// The revision of the read.
+        got: Revision,
     },
     /// The read's revision is below that of a key in it. Read again elsewhere; report the server.
     #[error("read at revision {header} has a key of revision {entry}")]
@@ -208,6 +216,10 @@ impl<T: Send + Sync + 'static> Writer<T> {
     /// under [`Continuity::Lenient`], which lets events be lost. It also begins when the read is of the
     /// revision shown and yet another state.
     ///
+    /// Without a mirror it makes the key space [`Live`](crate::State::Live) and current as of now, so that
+    /// readiness checks can be tested: [`Status::is_fresh`](crate::Status::is_fresh) holds until the age
+    /// passes its limit, and again after the next load or [`confirm`](Writer::confirm).
+    ///
     /// # Errors
     /// Any [`LoadError`]; then nothing was changed.
     ///
@@ -259,6 +271,9 @@ impl<T: Send + Sync + 'static> Writer<T> {
         header: Header,
         same_history: bool,
     ) -> Result<(), LoadError> {
+        if header.revision <= 0 {
+            return Err(LoadError::NoRevision { got: header.revision });
+        }
         if same_history {
             let confirmed = self.view.confirmed;
             if header.revision < confirmed {
@@ -294,6 +309,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
         next.view.cluster_id = Some(header.cluster_id);
         next.view.epoch += u64::from(!same_history || contradicted || repaired);
         let rejected = next.rejected;
+        self.note_current();
         let changes = self.publish(next, DeltaOrigin::Load, None);
         if let Some(began) = self.load_began.take() {
             self.shared.timers.load.since(began);
@@ -312,12 +328,17 @@ impl<T: Send + Sync + 'static> Writer<T> {
     }
 
     /// Moves the confirmed revision, for which the caller must have proof (C2): that every change
-    /// of the range through `revision` has been applied. A lower one changes nothing.
+    /// of the range through `revision` has been applied. A lower one changes nothing. Without a mirror,
+    /// and after the first load, one that is not lower also renews
+    /// [`Status::current_as_of`](crate::Status::current_as_of).
     ///
     /// # Panics
     /// As [`apply`](Writer::apply).
     #[track_caller]
     pub fn confirm(&mut self, revision: Revision) {
+        if self.view.revision > 0 && revision >= self.view.confirmed {
+            self.note_current();
+        }
         if revision > self.view.confirmed {
             self.shared.confirm(revision);
             let from = Through::of(&self.view);
@@ -325,6 +346,13 @@ impl<T: Send + Sync + 'static> Writer<T> {
             if let Some(tap) = &self.tap {
                 tap.give(Tapped::Progress { from, to: Through::of(&self.view) });
             }
+        }
+    }
+
+    /// Without a mirror the writer reports the state, before it wakes waiters.
+    fn note_current(&self) {
+        if !self.shared.driven.load(Ordering::Acquire) {
+            self.shared.report.current();
         }
     }
 

@@ -155,6 +155,7 @@ impl Run {
         }
         match self.writer.load(header, kvs.clone()) {
             Ok(_) => self.model.load(header, kvs),
+            Err(LoadError::NoRevision { got }) => assert!(got == header.revision && got <= 0),
             Err(LoadError::Behind { confirmed, got }) => {
                 assert!(got < confirmed && confirmed == self.model.confirmed);
             }

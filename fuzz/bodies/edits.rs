@@ -219,6 +219,8 @@ impl Run {
     }
 
     fn load(&mut self) {
+        // No store answers with the revision 0, and a read of it is refused.
+        self.store.revision = self.store.revision.max(1);
         let before = self.ks.snapshot();
         let applied = self.writer.load(self.store.header(), self.store.kvs()).unwrap();
         let changes = check::difference(&self.shown, &self.store.keys).len();

@@ -1,5 +1,7 @@
 //! Loads of another history: a new epoch, the exact difference, and nobody left waiting.
 
+mod fixture;
+
 use std::pin::{Pin, pin};
 use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
