@@ -112,7 +112,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     ];
     for (key, job) in writes {
         let put = client.put(key, job, None).await?;
-        let revision = put.header().map_or(0, |header| header.revision());
+        let revision = put.header().ok_or("a response without a header")?.revision();
         // Only so that the output has an order; without it, batches would be larger.
         reached.wait_for(|done| *done >= revision).await?;
     }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 
 use etcd_client::{Txn, TxnOp};
-use etcd_keyspace::{Delta, Derived, Etcd, EtcdOptions, KeySpace, Revision};
+use etcd_keyspace::{Delta, Derived, Etcd, EtcdOptions, KeySpace};
 
 #[derive(serde::Deserialize)]
 struct Backend {
@@ -68,8 +68,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     ];
     for operations in steps {
         let done = client.txn(Txn::new().and_then(operations)).await?;
-        let revision: Revision = done.header().map_or(0, |header| header.revision());
-        ks.wait_for_revision(revision).await?;
+        ks.wait_for_revision(done.header().ok_or("a response without a header")?).await?;
         println!("north {}, south {}", weight(&ks, &zones, "north"), weight(&ks, &zones, "south"));
     }
     ks.shutdown().await;

@@ -1,8 +1,9 @@
 //! A write, and then reads that see it: in this process, in another one, and whoever wrote it.
 //!
 //! A replica is behind etcd by about a millisecond, which is long enough to read the old value after one's
-//! own write. The revision that etcd answers a write with is what to wait for; none of the waits
-//! polls, and none has a deadline of its own.
+//! own write. The header of etcd's response to the write is what to wait for: its revision, and with cluster
+//! and raft term the history that the revision belongs to. None of the waits polls, and none has a deadline
+//! of its own.
 
 #[path = "../tests/support/etcd.rs"]
 mod etcd;
@@ -33,13 +34,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // 1. One's own write: wait until the replica is known complete through its revision.
     let put = client.put("/limits/requests", "10", None).await?;
     let header = put.header().ok_or("an answer without a header")?;
-    let view = timeout(LIMIT, here.read_at(header.revision())).await??;
+    let view = timeout(LIMIT, here.read_at(header)).await??;
     println!("after the write: {}", view.get("/limits/requests").map_or(0, |entry| *entry.value()));
     drop(view); // The next change waits for guards: let go of them.
 
     // 2. The next request of the same user goes to another process. A token of what was written, or of
     // what was seen, travels with it as text, in a header or a cookie.
-    let token = Token::of_write(header.cluster_id(), header.revision()).to_string();
+    let token = Token::from(header).to_string();
     let view = timeout(LIMIT, there.read_at(token.parse::<Token>()?)).await??;
     println!("by its token elsewhere: {} keys", view.len());
     drop(view);

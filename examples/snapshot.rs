@@ -10,7 +10,7 @@ mod etcd;
 use std::error::Error;
 
 use etcd_client::{Client, Txn, TxnOp};
-use etcd_keyspace::{Change, Etcd, EtcdOptions, KeySpace, Revision, Snapshot};
+use etcd_keyspace::{Change, Etcd, EtcdOptions, KeySpace, Snapshot, Token};
 
 const ACCOUNTS: u64 = 100;
 const EACH: i64 = 1_000;
@@ -24,11 +24,11 @@ async fn transfer(
     client: &mut Client,
     (from, to): (u64, u64),
     balances: (i64, i64),
-) -> Result<Revision, etcd_client::Error> {
+) -> Result<Token, Box<dyn Error>> {
     let puts = [(from, balances.0), (to, balances.1)];
     let puts = puts.map(|(account, balance)| TxnOp::put(key(account), balance.to_string(), None));
     let done = client.txn(Txn::new().and_then(puts)).await?;
-    Ok(done.header().map_or(0, |header| header.revision()))
+    Ok(done.header().ok_or("a response without a header")?.into())
 }
 
 /// Long work that waits again and again. With a guard this would not compile in a spawned task, and it
@@ -53,7 +53,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let ks = KeySpace::<i64>::builder("/accounts/")?.json().start(source).await?;
 
     let before = ks.snapshot();
-    let mut newest = 0;
+    let mut newest = ks.token();
     let mut sums = Vec::new();
     for n in 0..20 {
         // A report begins, and the accounts change while it is made.

@@ -46,7 +46,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     drop(ks);
 
     let put = client.put("/prices/apple", "5", None).await?;
-    let raised = put.header().map_or(0, |header| header.revision());
+    let raised = put.header().ok_or("a response without a header")?;
     server.pause(); // etcd does not answer while we start
 
     let (_journal, ks) = start(&file, &server.endpoint()).await?;

@@ -130,8 +130,11 @@ pub(crate) async fn compare<T: Send + Sync + 'static>(
 ) -> Result<String, Failure> {
     let options = GetOptions::new().with_prefix().with_keys_only();
     let answer = client.get(prefix, Some(options)).await?;
-    let revision = answer.header().map_or(0, |header| header.revision());
-    let view = ks.snapshot_at(revision).await.map_err(Failure::new)?;
+    let Some(header) = answer.header() else {
+        return Err(Failure::with_advice("etcd sent a response without a header", "Try again."));
+    };
+    let revision = header.revision();
+    let view = ks.snapshot_at(header).await.map_err(Failure::new)?;
     let theirs = answer.kvs().iter().map(|kv| (kv.key(), kv.mod_revision(), kv.version()));
     let ours = view.iter().map(|entry| (entry.key(), entry.mod_revision(), entry.version()));
     if theirs.eq(ours) {
