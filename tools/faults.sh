@@ -28,8 +28,6 @@ suite_of() {
             echo '--lib writer::tests' ;;
         # Its restored stores differ in more than one write.
         creation-taken-for-a-duplicate) echo '--lib batch::tests' ;;
-        # The simulation has no audits with values.
-        audit-without-values | audits-at-once) echo '--test safeguards values::' ;;
         # A world of the simulation has no index by value, no panic, no other lock and no journal.
         position-before-the-load | sync-without-progress | token-forgets-progress) echo '--test events' ;;
         oldest-by-its-number | watcher-by-the-first-number) echo '--lib h61' ;;
@@ -48,6 +46,8 @@ suite_of() {
             echo '--lib writer::tests' ;;
         # Its consumers do not end before their first event, and it does not look at idle tokens.
         token-forgets-its-start | step-ends-at-the-next-poll) echo '--test events resuming::' ;;
+        # The simulation has no audits with values.
+        audit-without-values) echo '--test safeguards values::' ;;
         # The simulation has too few keys for a second run.
         part-without-its-end) echo '--test follow' ;;
         *) echo '--test simulation' ;;

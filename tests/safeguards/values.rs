@@ -46,7 +46,9 @@ async fn h22_an_audit_finds_a_store_written_again_with_another_value() {
         Ok::<_, std::string::FromUtf8Error>(kv.value)
     };
     let ks = KeySpace::builder(PREFIX).unwrap().decoder(decoder).seed(7);
-    let ks = ks.audit_values(60 * SECOND).start(etcd.clone()).await.unwrap();
+    // Without a budget connecting compares the newest values only, so that the audit has to find it.
+    let ks = ks.proof_budget(0, 0).audit_values(60 * SECOND);
+    let ks = ks.start(etcd.clone()).await.unwrap();
     let before = ks.snapshot();
     decoded.lock().unwrap().clear();
     let deltas = Arc::new(Mutex::new(Vec::new()));
@@ -61,7 +63,8 @@ async fn h22_an_audit_finds_a_store_written_again_with_another_value() {
     });
 
     written_again(&ks, &etcd).await;
-    ks.wait_until(|view| (view.epoch() == 2).then_some(())).await.unwrap();
+    let found = ks.wait_until(|view| (view.epoch() == 2).then_some(()));
+    timeout(600 * SECOND, found).await.expect("an audit finds it").unwrap();
     let ended = wait.await.unwrap();
     assert!(matches!(ended, Err(WaitError::HistoryChanged { was: 1, now: 2 })), "{ended:?}");
     assert_eq!(*decoded.lock().unwrap(), ["/k/007"]);
@@ -86,10 +89,10 @@ async fn h22_an_audit_finds_a_store_written_again_with_another_value() {
 async fn h22_the_policy_decides_about_another_value() {
     let etcd = etcd();
     seed(&etcd, "first");
-    let builder = builder().audit_values(60 * SECOND).on_history_change(OnHistoryChange::Stop);
-    let ks = builder.start(etcd.clone()).await.unwrap();
+    let builder = builder().proof_budget(0, 0).audit_values(60 * SECOND);
+    let ks = builder.on_history_change(OnHistoryChange::Stop).start(etcd.clone()).await.unwrap();
     written_again(&ks, &etcd).await;
-    let reason = ks.closed().await;
+    let reason = timeout(600 * SECOND, ks.closed()).await.expect("an audit finds it");
     assert!(matches!(reason, StopReason::HistoryChanged { .. }), "{reason:?}");
     assert_eq!(
         (ks.read().epoch(), ks.read().get("/k/007").unwrap().value()),
