@@ -11,6 +11,8 @@ mod process;
 #[path = "faults/replaced.rs"]
 mod replaced;
 mod support;
+#[path = "faults/terms.rs"]
+mod terms;
 
 use std::collections::HashSet;
 use std::process::Command;

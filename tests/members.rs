@@ -14,6 +14,8 @@ mod grpc_proxy;
 mod half_open;
 #[path = "members/operators.rs"]
 mod operators;
+#[path = "members/terms.rs"]
+mod terms;
 
 use std::time::{Duration, Instant};
 

@@ -6,6 +6,9 @@
 
 mod support;
 
+#[path = "old_servers/terms.rs"]
+mod terms;
+
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, Permission, WatchOptions};
@@ -155,7 +158,7 @@ async fn f40_b9_what_a_slow_watch_skips_by_a_compaction_is_read_again() {
 /// A cluster whose leader forgets its log soon, and how many writes of four writers are too many for
 /// it: more than it keeps for members that lag, and has under way to one of them (512 messages, each
 /// with an entry of every writer at most).
-async fn forgetful() -> (Cluster, usize) {
+async fn forgetful(args: &[&str]) -> (Cluster, usize) {
     let (few, many) = (250, 1900);
     let (flag, writes) = match EtcdServer::start().await.unwrap().version() {
         // Without an option for it, 5,000 entries are kept.
@@ -164,6 +167,7 @@ async fn forgetful() -> (Cluster, usize) {
         _ => (Some("--snapshot-catchup-entries=10"), few),
     };
     let builder = EtcdServer::builder().arg("--snapshot-count=50").args(flag);
+    let builder = builder.args(args.iter().copied());
     (builder.cluster(3).await.unwrap(), writes)
 }
 
@@ -195,7 +199,7 @@ async fn outrun(client: &Client, writes: usize) -> Revision {
 /// A member that missed too much is sent a snapshot. Until 3.4.24 and 3.5.7 its watchers are then
 /// told again what they know; until 3.4.37, 3.5.21 and 3.6.1 some are told of the past.
 async fn outrun_and_resume(compact: bool) {
-    let (cluster, writes) = forgetful().await;
+    let (cluster, writes) = forgetful(&[]).await;
     let leader = cluster.leader().await.expect("a ready cluster has a leader");
     let member = &cluster.members()[(leader + 1) % 3];
     let mut client = cluster.members()[leader].client().await;
