@@ -365,8 +365,8 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         let demand = self.sink.writer.shared().waits.demand();
         self.machine.wish = self.sink.writer.shared().cuts.wish();
         self.machine.handle(Instant::now(), demand, input);
-        let live = self.machine.report.state == State::Live;
-        self.sink.writer.shared().waits.contact(Contact { live, ..Contact::default() });
+        // Before any action that follows from it can meet a wait.
+        self.sink.writer.shared().waits.contact(self.machine.contact());
     }
 
     /// Executes actions until none is left; those on the key space answer at once.

@@ -11,9 +11,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Action, Asked, Instant, Machine, Purpose, SourceError, SourceErrorKind};
+use super::{Action, Asked, Instant, Machine, Purpose, SourceError, SourceErrorKind, State};
 use crate::event::{Header, Revision};
 use crate::source::RangeRequest;
+use crate::wait::Contact;
 
 /// So many answers in a row must be behind before the store counts as another one: a member that was
 /// stopped for a while may answer from its old state once (etcd issue 20418).
@@ -142,9 +143,10 @@ impl Machine {
         self.evidence.revision
     }
 
-    /// The newest linearizable answer: its revision and its term.
-    pub(super) fn newest_shown(&self) -> Option<(Revision, u64)> {
-        self.evidence.newest
+    /// What waits are judged by.
+    pub(crate) fn contact(&self) -> Contact {
+        let Evidence { suspected, newest: seen, .. } = self.evidence;
+        Contact { live: self.report.state == State::Live, suspected, seen }
     }
 
     /// Whether the store may have another history than the data.
