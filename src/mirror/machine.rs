@@ -402,7 +402,11 @@ impl Machine {
                 counters.changes += applied.changes as u64;
                 counters.rejected += applied.rejected as u64;
                 if applied.events > 0 {
-                    self.proven();
+                    self.unproven = false;
+                    if self.phase == Phase::Live {
+                        // After a break the rest of the queue is applied too, which is no sign of health.
+                        self.proven();
+                    }
                 }
                 self.cursor_moved();
             }

@@ -102,3 +102,32 @@ async fn t19_gz24_another_member_or_term_is_logged_once() {
     }
     assert_eq!(lines.with("another member or term").len(), 2);
 }
+
+/// The rest of the queue is applied when the connection breaks, which says nothing about etcd now.
+#[tokio::test(start_paused = true)]
+async fn h72_events_queued_at_a_break_do_not_hide_the_outage() {
+    for queued in [false, true] {
+        let lines = Lines::default();
+        let _logging = tracing::subscriber::set_default(lines.clone());
+        let etcd = etcd();
+        let ks = start(&etcd).await;
+        ks.wait_for_revision(etcd.put("/k/a", "1")).await.unwrap();
+        let newest = if queued { etcd.put("/k/b", "1") } else { etcd.revision() };
+        tokio::time::sleep(5 * MS).await;
+        let shown = ks.read().revision();
+        assert_eq!(shown < newest, queued, "the second event waits for the apply delay");
+        etcd.faults().down();
+        tokio::time::sleep(20 * MS).await;
+        assert_eq!(ks.read().revision(), newest, "applied although the connection is gone");
+        let status = ks.status();
+        assert_eq!(status.state, State::Reconnecting);
+        assert!(status.last_error.is_some(), "queued: {queued}");
+        tokio::time::sleep(30_000 * MS).await;
+        assert!(ks.status().last_error.is_some());
+        assert_eq!(lines.with("the mirror lost etcd").len(), 1, "queued: {queued}");
+        etcd.faults().up();
+        reaches(&ks, State::Live).await;
+        assert_same(&ks, &etcd).await;
+        assert!(ks.status().last_error.is_none());
+    }
+}
