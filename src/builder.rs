@@ -237,7 +237,9 @@ impl<T: Send + Sync + 'static> Builder<T> {
         self
     }
 
-    /// Gives up when the first load has not finished by then.
+    /// Gives up with [`StopReason::LoadTimeout`] unless the mirror has loaded and watches for the first
+    /// time by then. The limit begins when the mirror runs, and ends for good with the first watch. It
+    /// does not apply where stored data was restored, which is served from the start.
     pub fn load_timeout(mut self, limit: Duration) -> Self {
         self.options.load_timeout = Some(bounded(limit));
         self

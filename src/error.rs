@@ -65,8 +65,8 @@ pub enum StopReason {
         #[source]
         cause: Arc<dyn StdError + Send + Sync>,
     },
-    /// The first load did not finish within its time limit. Retry, or raise the limit.
-    #[error("the first load did not finish in time")]
+    /// The mirror had not loaded and begun to watch within its time limit. Retry, or raise the limit.
+    #[error("the mirror did not load and begin to watch in time")]
     LoadTimeout {
         /// The last failure before the limit, if there was one.
         #[source]

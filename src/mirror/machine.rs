@@ -147,6 +147,7 @@ pub(crate) struct Machine {
     cutting: cut::Cutting,
     /// The cursor of a watch whose response was too large.
     too_large_at: Option<Revision>,
+    /// When the mirror is given up unless it has loaded and begun to watch; absent from then on.
     load_deadline: Option<Instant>,
     /// When the present or last connection was begun.
     dialed: Option<Instant>,
@@ -227,7 +228,9 @@ impl Machine {
         self.demand = self.with_wish(demand);
         match input {
             Input::Start => {
-                self.load_deadline = self.options.load_timeout.map(|limit| now + limit);
+                // Stored data is served already, so nothing is given up for want of etcd.
+                let limit = self.options.load_timeout.filter(|_| !self.known.loaded);
+                self.load_deadline = limit.map(|limit| now + limit);
                 self.connect(now);
             }
             Input::Restoring(stored_at) => self.restoring(now, stored_at),
@@ -317,7 +320,7 @@ impl Machine {
 
     /// Does what is due at `now`.
     fn tick(&mut self, now: Instant) {
-        if !self.known.loaded && self.load_deadline.is_some_and(|deadline| deadline <= now) {
+        if self.load_deadline.is_some_and(|deadline| deadline <= now) {
             let cause = self.report.last_error.clone();
             return self.stop(StopReason::LoadTimeout { cause });
         }
@@ -352,7 +355,6 @@ impl Machine {
             // Taken at the end of the input that made it due.
             Due::Now => None,
         });
-        let load = self.load_deadline.filter(|_| !self.known.loaded);
         let phase = match self.phase {
             Phase::Waiting { .. } => self.dial_at(),
             Phase::Creating { until } => Some(until),
@@ -362,7 +364,7 @@ impl Machine {
             Phase::Held => self.held_deadline(),
             _ => None,
         };
-        [queue, load, phase, self.cut_deadline()].into_iter().flatten().min()
+        [queue, self.load_deadline, phase, self.cut_deadline()].into_iter().flatten().min()
     }
 
     fn act(&mut self, action: Action) {

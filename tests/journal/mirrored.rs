@@ -179,6 +179,22 @@ async fn j2_a_warm_start_serves_before_etcd_answers_and_reads_nothing_again() {
 }
 
 #[tokio::test]
+async fn h71_restored_data_is_served_beyond_the_load_timeout() {
+    let etcd = etcd();
+    let journal = in_memory().await;
+    let ks = builder().journal(&journal).start(etcd.clone()).await.unwrap();
+    stored(&journal, 2).await;
+    ks.shutdown().await;
+    etcd.faults().down();
+    let builder = builder().restore(&journal).load_timeout(Duration::from_millis(20));
+    let ks = soon("a start", builder.start(etcd.clone())).await.unwrap();
+    let ended = timeout(Duration::from_millis(200), ks.closed()).await;
+    assert!(ended.is_err(), "{ended:?}");
+    etcd.faults().up();
+    shows(&ks, &etcd).await;
+}
+
+#[tokio::test]
 async fn bw_a_warm_start_after_a_compaction_stores_the_exact_difference() {
     let etcd = etcd();
     let journal = in_memory().await;

@@ -154,3 +154,35 @@ async fn load_progress_is_shown_and_the_load_timeout_says_why() {
     assert!(matches!(result, Err(StopReason::LoadTimeout { cause: Some(_) })), "{result:?}");
     assert_eq!(begun.elapsed().as_millis() / 10, 300);
 }
+
+/// Loading is not enough to start: the limit covers the watch too, but nothing after it.
+#[tokio::test(start_paused = true)]
+async fn h71_the_load_timeout_covers_the_first_watch() {
+    for created in [false, true] {
+        let etcd = etcd();
+        etcd.put("/k/a", "1");
+        if created {
+            etcd.faults().delay_created(1_000_000 * MS);
+        } else {
+            etcd.faults().refuse(Call::Watch, SourceErrorKind::Unavailable);
+        }
+        let begun = Instant::now();
+        let starting = builder().load_timeout(3_000 * MS).start(etcd.clone());
+        let result = timeout(60_000 * MS, starting).await.expect("the limit ends the start");
+        assert!(matches!(result, Err(StopReason::LoadTimeout { .. })), "{result:?}");
+        assert_eq!(begun.elapsed().as_millis() / 10, 300);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn h71_a_mirror_that_was_live_once_outlives_the_load_timeout() {
+    let etcd = etcd();
+    etcd.put("/k/a", "1");
+    let ks = builder().load_timeout(3_000 * MS).start(etcd.clone()).await.unwrap();
+    etcd.faults().refuse(Call::Watch, SourceErrorKind::Unavailable);
+    etcd.faults().cut();
+    tokio::time::sleep(60_000 * MS).await;
+    assert_eq!(ks.status().state, State::Reconnecting);
+    etcd.faults().heal();
+    assert_same(&ks, &etcd).await;
+}

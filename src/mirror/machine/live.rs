@@ -94,6 +94,7 @@ impl Machine {
             return self.fail(now, SourceError::new(kind, "the watch is of another cluster"));
         }
         self.phase = Phase::Live;
+        self.load_deadline = None;
         self.fresh.watch_id = Some(response.watch_id);
         self.report.counters.watches += 1;
         self.enter(now, State::Live);
