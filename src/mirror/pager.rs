@@ -124,11 +124,11 @@ impl Pager {
             return Err(malformed("a page with more to come but without keys"));
         }
         let bytes = self.count(&page.kvs);
+        self.check_total(page.more)?;
         if page.more {
             self.resize(page.kvs.len() as u64, bytes);
             return Ok(Step::More(page.kvs));
         }
-        self.check_total()?;
         Ok(Step::Done(page.kvs, pinned))
     }
 
@@ -136,21 +136,19 @@ impl Pager {
     pub(crate) fn chunk(&mut self, chunk: Option<RangeChunk>) -> Result<Step, SourceError> {
         let Some(chunk) = chunk else {
             return match self.pinned {
-                Some(header) => {
-                    self.check_total()?;
-                    Ok(Step::Done(Vec::new(), header))
-                }
+                Some(header) => Ok(Step::Done(Vec::new(), header)),
                 None => Err(malformed("the range stream ended before its last chunk")),
             };
         };
         if self.pinned.is_some() {
             return Err(malformed("a chunk after the last one"));
         }
+        self.count(&chunk.kvs);
         if let Some(header) = chunk.header.filter(|header| header.revision > 0) {
             self.pinned = Some(header);
             self.expected = Some(u64::try_from(chunk.count).unwrap_or(0));
+            self.check_total(false)?;
         }
-        self.count(&chunk.kvs);
         Ok(Step::More(chunk.kvs))
     }
 
@@ -172,14 +170,13 @@ impl Pager {
         self.limit = wanted.clamp(1, growth.min(self.limit_max));
     }
 
-    fn check_total(&self) -> Result<(), SourceError> {
-        match self.expected {
-            Some(expected) if expected != self.keys => {
-                let message = format!("{} keys read where {expected} were counted", self.keys);
-                Err(malformed(&message))
-            }
-            _ => Ok(()),
-        }
+    /// All keys are of one revision, so the count is exact: with `more` to come fewer have been read.
+    fn check_total(&self, more: bool) -> Result<(), SourceError> {
+        let (keys, expected) = (self.keys, self.expected.unwrap_or(0));
+        let fits = if more { keys < expected } else { keys == expected };
+        let rest = if more { " and more to come" } else { "" };
+        let message = || format!("{keys} keys read{rest} where {expected} were counted");
+        if fits { Ok(()) } else { Err(malformed(&message())) }
     }
 }
 
@@ -248,13 +245,29 @@ mod tests {
         assert_eq!(cut.chunk(None).unwrap_err().kind(), SourceErrorKind::Malformed);
 
         let header = Some(Header { revision: 7, ..Header::default() });
-        let mut short = pager();
-        short.chunk(Some(RangeChunk { kvs: vec![], header, count: 1 })).unwrap();
-        assert_eq!(short.chunk(None).unwrap_err().kind(), SourceErrorKind::Malformed);
+        for count in [-1, 0, 2] {
+            let kvs = vec![kv("/a/1", 1)];
+            let wrong = pager().chunk(Some(RangeChunk { kvs, header, count })).unwrap_err();
+            assert_eq!(wrong.kind(), SourceErrorKind::Malformed);
+        }
 
         let mut whole = pager();
         whole.chunk(Some(RangeChunk { kvs: vec![kv("/a/1", 1)], header, count: 1 })).unwrap();
         assert!(matches!(whole.chunk(None), Ok(Step::Done(_, header)) if header.revision == 7));
+    }
+
+    #[test]
+    fn h74_pages_beyond_the_count_of_the_first_are_refused() {
+        let two = || vec![kv("/a/1", 1), kv("/a/2", 1)];
+        for (kvs, count) in [(two(), 2), (two(), 1), (two(), -1)] {
+            let error = pager().page(page(kvs, 7, count, true)).unwrap_err();
+            assert_eq!(error.kind(), SourceErrorKind::Malformed, "{count} counted");
+        }
+        let mut pager = pager();
+        pager.page(page(two(), 7, 3, true)).unwrap();
+        // What later pages count is what remains, and says nothing of the whole.
+        let error = pager.page(page(vec![kv("/a/3", 1)], 9, 99, true)).unwrap_err();
+        assert!(error.to_string().contains("3 keys read and more to come"), "{error}");
     }
 
     #[test]
