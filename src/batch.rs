@@ -387,11 +387,10 @@ impl History {
             (None, Event::Put(kv)) if kv.create_revision != kv.mod_revision => {
                 Some(Break::UnknownKeyModified)
             }
-            // Version 0 is of a server that keeps none.
-            (None, Event::Put(kv)) if kv.version > 1 || kv.version < 0 => {
-                Some(Break::CreatedVersion)
+            (None, Event::Put(kv)) => {
+                let first = kv.version <= 1 && Numbers::from(kv).is_possible();
+                (!first).then_some(Break::CreatedVersion)
             }
-            (None, Event::Put(_)) => None,
             (Some(now), _) if revision <= now.mod_revision && !same_revision => {
                 Some(Break::ModRevision)
             }
@@ -400,8 +399,11 @@ impl History {
                 Some(Break::CreateRevision)
             }
             (Some(now), Event::Put(kv)) => {
+                // Version 0 comes from a server that keeps none.
                 let kept = now.version != 0 && kv.version != 0;
-                (kept && kv.version.checked_sub(1) != Some(now.version)).then_some(Break::Version)
+                let follows = !kept || kv.version.checked_sub(1) == Some(now.version);
+                let follows = follows && Numbers::from(kv).is_possible();
+                (!follows).then_some(Break::Version)
             }
         }
     }

@@ -141,6 +141,16 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
+    /// Whether etcd can give these numbers to a key; the one rule for events, loads and audits.
+    ///
+    /// Version 0 comes from a server that keeps none. A creation may have any other version, since a
+    /// transaction that writes a key twice creates it with version 2; but only a creation has version 1.
+    pub(crate) fn is_possible(self) -> bool {
+        let created = self.create_revision == self.mod_revision;
+        let revisions = self.create_revision > 0 && self.mod_revision >= self.create_revision;
+        revisions && self.version >= 0 && (self.version != 1 || created)
+    }
+
     /// Whether both are of the same write; versions count only where the server keeps them.
     pub(crate) fn is_same_write(self, other: Numbers) -> bool {
         let versions = self.version == other.version || self.version == 0 || other.version == 0;

@@ -13,11 +13,13 @@ use crate::event::{RawKeyValue, Revision};
 use crate::packed::Packed;
 use crate::view::View;
 
-/// A key of the read does not ascend, or is not of the range.
+/// A record that no read of the range can have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("key {} does not ascend within the range", key.escape_ascii())]
-pub(crate) struct Unordered {
-    pub(crate) key: Vec<u8>,
+pub(crate) enum BadRecord {
+    #[error("key {} does not ascend within the range", key.escape_ascii())]
+    Unordered { key: Vec<u8> },
+    #[error("key {} has impossible numbers: {numbers:?}", key.escape_ascii())]
+    Impossible { key: Vec<u8>, numbers: Numbers },
 }
 
 /// A walk over a view's known keys; the read's keys are given to it one by one.
@@ -45,11 +47,14 @@ impl<T> Walk<T> {
         Walk { base, next_entry: 0, next_rejected: 0, last: None }
     }
 
-    /// Takes the next key of the read.
-    pub(crate) fn advance(&mut self, key: &[u8]) -> Result<(), Unordered> {
+    /// Takes the next key of the read, which has these numbers.
+    pub(crate) fn advance(&mut self, key: &[u8], numbers: Numbers) -> Result<(), BadRecord> {
         let ascends = self.last.as_ref().is_none_or(|last| last.as_slice() < key);
         if !ascends || !self.base.mirrored.contains(key) {
-            return Err(Unordered { key: key.to_vec() });
+            return Err(BadRecord::Unordered { key: key.to_vec() });
+        }
+        if !numbers.is_possible() {
+            return Err(BadRecord::Impossible { key: key.to_vec(), numbers });
         }
         let last = self.last.get_or_insert_default();
         last.clear();
@@ -139,10 +144,10 @@ impl<T> Comparison<T> {
         &mut self,
         keys: impl IntoIterator<Item = (&'a [u8], Numbers, Option<ValueHash>)>,
         last: bool,
-    ) -> Result<Differing, Unordered> {
+    ) -> Result<Differing, BadRecord> {
         let mut differing = Differing::default();
         for (key, numbers, value) in keys {
-            self.walk.advance(key)?;
+            self.walk.advance(key, numbers)?;
             while self.walk.missing(Some(key)).is_some() {
                 differing.keys += 1;
             }
@@ -229,4 +234,39 @@ fn consider<E>(newest: &mut Vec<Write>, count: usize, entry: &Entry<E>, live: im
     let at = newest.partition_point(|write| write.numbers.mod_revision >= revision);
     newest.insert(at, Write::of(entry));
     newest.truncate(count);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::range::KeyRange;
+
+    #[test]
+    fn h73_audits_refuse_impossible_numbers() {
+        let audit = |numbers: [i64; 3]| {
+            let [create_revision, mod_revision, version] = numbers;
+            let numbers = Numbers { create_revision, mod_revision, version, lease: 0 };
+            let view: View<()> = View::empty(Arc::new(KeyRange::prefix("/")));
+            Comparison::new(view).page([(b"/a".as_slice(), numbers, None)], true)
+        };
+        for possible in [[2, 2, 1], [2, 2, 0], [2, 5, 0], [2, 5, 2], [2, 2, 2], [2, 5, i64::MAX]] {
+            assert_eq!(audit(possible), Ok(Differing { keys: 1, values: 0 }), "{possible:?}");
+        }
+        let impossible = [
+            [0, 2, 1],
+            [-1, 2, 2],
+            [0, 0, 0],
+            [3, 2, 1],
+            [2, 2, -1],
+            [2, 5, i64::MIN],
+            [2, 5, 1],
+            [i64::MIN, i64::MIN, 1],
+        ];
+        for numbers in impossible {
+            let error = audit(numbers).unwrap_err();
+            assert!(matches!(error, BadRecord::Impossible { .. }), "{numbers:?}: {error}");
+        }
+    }
 }

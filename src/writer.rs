@@ -13,7 +13,7 @@ use crate::delta::{DeltaOrigin, Effects};
 use crate::edits::{Decoding, Loading, Next, after_batch};
 use crate::error::StopReason;
 use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
-use crate::known::Comparison;
+use crate::known::{BadRecord, Comparison};
 use crate::shared::{Changes, Shared};
 use crate::tap::{Refused, Tap, Tapped, Through};
 use crate::view::View;
@@ -58,6 +58,24 @@ pub enum LoadError {
         /// The revision of the read.
         got: Revision,
     },
+    /// etcd gives no key such numbers: revisions are positive, a key is modified no earlier than it is
+    /// created, versions are not negative, and only a creation has version 1. Version 0 is accepted,
+    /// for servers that keep none. Read again elsewhere; report the server.
+    #[error(
+        "key {} has impossible numbers: created at {create_revision}, modified at {mod_revision}, \
+         version {version}",
+        key.escape_ascii()
+    )]
+    Impossible {
+        /// The key.
+        key: Vec<u8>,
+        /// Its create revision.
+        create_revision: Revision,
+        /// Its mod revision.
+        mod_revision: Revision,
+        /// Its version.
+        version: i64,
+    },
     /// The read's revision is below that of a key in it. Read again elsewhere; report the server.
     #[error("read at revision {header} has a key of revision {entry}")]
     HeaderBehind {
@@ -83,6 +101,20 @@ pub enum LoadError {
         /// The cluster that answered.
         got: u64,
     },
+}
+
+impl From<BadRecord> for LoadError {
+    fn from(bad: BadRecord) -> Self {
+        match bad {
+            BadRecord::Unordered { key } => LoadError::Unordered { key },
+            BadRecord::Impossible { key, numbers } => LoadError::Impossible {
+                key,
+                create_revision: numbers.create_revision,
+                mod_revision: numbers.mod_revision,
+                version: numbers.version,
+            },
+        }
+    }
 }
 
 /// The writing side of a key space: not `Clone`, so there is one writer by type.
@@ -229,7 +261,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
     pub fn load(&mut self, header: Header, kvs: Vec<RawKeyValue>) -> Result<Applied, LoadError> {
         let doubted = self.continuity == Continuity::Lenient;
         let mut loading = self.begin_load(true, doubted);
-        loading.page(kvs).map_err(|unordered| LoadError::Unordered { key: unordered.key })?;
+        loading.page(kvs)?;
         self.finish_load(loading, header, true)
     }
 

@@ -218,6 +218,23 @@ fn t26_t28_c3_a_refused_load_leaves_no_trace() {
     assert_eq!(refused(other, vec![]), expected);
 }
 
+#[test]
+fn h73_a_load_refuses_impossible_numbers() {
+    let (ks, mut writer) = loaded(&store());
+    for (create, modified, version) in [(0, 2, 1), (-2, 2, 1), (5, 4, 1), (2, 4, -1), (2, 4, 1)] {
+        let kvs = vec![record("/a", "new", create, modified, version)];
+        let error = check_no_trace(&ks, &mut writer, |writer| writer.load(header(9), kvs));
+        let expected = LoadError::Impossible {
+            key: b"/a".into(),
+            create_revision: create,
+            mod_revision: modified,
+            version,
+        };
+        assert_eq!(error, expected);
+    }
+    writer.load(header(9), vec![record("/a", "new", 2, 4, 0)]).unwrap();
+}
+
 /// A read at a revision cannot hold what was written after it.
 #[test]
 fn t28_a_load_with_keys_of_the_future_is_refused() {

@@ -226,3 +226,13 @@ fn continuity_is_judged_along_the_batch() {
         );
     }
 }
+
+/// Without versions to compare, an event still has to have numbers that etcd can give.
+#[test]
+fn h73_events_refuse_impossible_numbers() {
+    for (version, fits) in [(0, true), (4, true), (1, false), (-1, false), (i64::MIN, false)] {
+        let responses = vec![response(vec![put("/a", "x", 2, 6, version)])];
+        let result = judged(Continuity::Strict, 5, &[("/a", at(2, 5, 0))], responses);
+        assert_eq!(result.is_ok(), fits, "version {version}");
+    }
+}

@@ -13,7 +13,7 @@ use super::{Decoding, Edits, Next, Outcome, Shown};
 use crate::decode::FormerRejection;
 use crate::entry::{Numbers, ValueHash};
 use crate::event::{RawKeyValue, Revision};
-use crate::known::{KnownKey, Unordered, Walk};
+use crate::known::{BadRecord, KnownKey, Walk};
 use crate::packed::Builder;
 use crate::view::View;
 
@@ -73,9 +73,9 @@ impl<T: 'static> Loading<T> {
     }
 
     /// Takes in the next keys, which continue the former ones in ascending order.
-    pub(crate) fn page(&mut self, kvs: Vec<RawKeyValue>) -> Result<(), Unordered> {
+    pub(crate) fn page(&mut self, kvs: Vec<RawKeyValue>) -> Result<(), BadRecord> {
         for kv in kvs {
-            self.walk.advance(&kv.key)?;
+            self.walk.advance(&kv.key, Numbers::from(&kv))?;
             self.newest = self.newest.max(kv.mod_revision);
             self.key(kv);
         }
@@ -108,7 +108,8 @@ impl<T: 'static> Loading<T> {
             None => (None, None),
         };
         let last_good = last_good.filter(|good| {
-            good.create_revision == kv.create_revision && good.mod_revision < kv.mod_revision
+            let life = good.create_revision == kv.create_revision;
+            life && good.mod_revision < kv.mod_revision && Numbers::from(good).is_possible()
         });
         let mut outcome = self.decoding.decide(last_good.into_iter().chain([kv]), old);
         outcome.since = since;

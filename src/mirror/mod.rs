@@ -35,9 +35,7 @@ use crate::error::StopReason;
 use crate::source::{
     Connection, RangeChunk, RangeStream, Source, SourceError, SourceErrorKind, WatchStream,
 };
-use crate::status::State;
 use crate::tap::{Room, Tap};
-use crate::wait::Contact;
 use crate::writer::Writer;
 
 pub(crate) use backoff::Backoff;

@@ -244,8 +244,7 @@ impl<T: Send + Sync + 'static> Sink<T> {
         if last {
             self.end_audit();
         }
-        let result = compared.map_err(|unordered| LoadError::Unordered { key: unordered.key });
-        Some(Input::Audited { result, last })
+        Some(Input::Audited { result: compared.map_err(LoadError::from), last })
     }
 
     fn take_keys(&mut self, kvs: Vec<RawKeyValue>) -> Result<(), LoadError> {
@@ -258,6 +257,6 @@ impl<T: Send + Sync + 'static> Sink<T> {
             // The end of this read may be asked for already; without its keys it is no load.
             self.forget_load();
         }
-        taken.map_err(|unordered| LoadError::Unordered { key: unordered.key })
+        taken.map_err(LoadError::from)
     }
 }

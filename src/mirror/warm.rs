@@ -96,7 +96,7 @@ impl<T: Send + Sync + 'static> Warm<T> {
             }
             (Ok(Some(Stored::Page(kvs))), Some(taken)) => match taken.loading.page(kvs) {
                 Ok(()) => Restored::More,
-                Err(unordered) => Restored::Failed(Arc::new(unordered)),
+                Err(bad) => Restored::Failed(Arc::new(bad)),
             },
             (Ok(Some(Stored::End)), taken) => match taken.take() {
                 Some(taken) => Restored::Whole(Box::new(taken)),
@@ -107,6 +107,35 @@ impl<T: Send + Sync + 'static> Warm<T> {
                 let gone = std::io::Error::other("what is stored ended before its end");
                 Restored::Failed(Arc::new(gone))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keyspace::KeySpace;
+
+    #[test]
+    fn h73_restored_records_have_numbers_that_etcd_can_give() {
+        for (version, fits) in [(1, true), (-1, false)] {
+            let builder = KeySpace::<Vec<u8>>::builder("/k/").unwrap().bytes();
+            let (_ks, mut writer) = builder.writer();
+            let (_sender, stored) = mpsc::channel(1);
+            let mut warm = Warm::new(Box::pin(async {}), stored);
+            let through = Through { cluster_id: 1, epoch: 1, revision: 9 };
+            let found = Stored::Found { through, stored_at: SystemTime::UNIX_EPOCH };
+            assert!(matches!(warm.take(Some(Ok(found)), &mut writer), Restored::More));
+            let kv = RawKeyValue {
+                key: b"/k/a".into(),
+                create_revision: 3,
+                mod_revision: 3,
+                version,
+                ..RawKeyValue::default()
+            };
+            let taken = warm.take(Some(Ok(Stored::Page(vec![kv]))), &mut writer);
+            assert_eq!(matches!(taken, Restored::More), fits);
+            assert_eq!(matches!(taken, Restored::Failed(_)), !fits);
         }
     }
 }
