@@ -169,3 +169,104 @@ async fn b27_rights_are_checked_when_a_watch_opens_and_not_before() {
     etcd.faults().grant();
     assert_same(&ks, &etcd).await;
 }
+
+/// A confused server or proxy may send messages of watchers that the stream does not have.
+#[tokio::test(start_paused = true)]
+async fn h75_messages_of_another_watch_id_are_ignored() {
+    let etcd = etcd();
+    etcd.put("/k/a", "1");
+    let ks = start(&etcd).await;
+    ks.wait_for_revision(etcd.put("/k/b", "1")).await.unwrap();
+    let (next, before) = (etcd.revision() + 1, etcd.counts());
+    let cluster_id = ks.read().cluster_id().unwrap();
+    let header = Some(Header { revision: next, cluster_id, ..Header::default() });
+    for watch_id in [-1, 1, 77, i64::MIN] {
+        let message = WatchResponse { header, watch_id, ..WatchResponse::default() };
+        let events = vec![event("/k/x", next)];
+        let lies = [
+            WatchResponse { events: events.clone(), ..message.clone() },
+            WatchResponse { events, fragment: true, ..message.clone() },
+            WatchResponse { created: true, ..message },
+        ];
+        for lie in lies {
+            etcd.faults().inject(&lie);
+            tokio::time::sleep(100 * MS).await;
+            assert!(!ks.read().contains("/k/x"), "{lie:?}");
+        }
+    }
+    assert_same(&ks, &etcd).await;
+    assert_eq!(etcd.counts().watches, before.watches);
+    assert_eq!(ks.status().counters.failures, 0);
+}
+
+/// Whatever comes for others does not show that our watch lives.
+#[tokio::test(start_paused = true)]
+async fn h75_messages_of_another_watch_id_prove_no_life() {
+    let etcd = etcd();
+    etcd.put("/k/a", "1");
+    let ks = start(&etcd).await;
+    etcd.faults().mute();
+    let before = etcd.counts();
+    let cluster_id = ks.read().cluster_id().unwrap();
+    let header = Some(Header { revision: 9, cluster_id, ..Header::default() });
+    let message = WatchResponse { header, watch_id: 5, ..WatchResponse::default() };
+    let foreign = [
+        WatchResponse { events: vec![event("/k/x", 9)], ..message.clone() },
+        WatchResponse { created: true, ..message.clone() },
+        message,
+    ];
+    for message in foreign.iter().cycle().take(60) {
+        etcd.faults().inject(message);
+        tokio::time::sleep(100 * MS).await;
+    }
+    assert!(etcd.counts().watches > before.watches, "the mute watch is replaced");
+    assert_same(&ks, &etcd).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn h75_the_end_of_another_watch_id_reopens_ours() {
+    for compact_revision in [0, 3] {
+        let etcd = etcd();
+        etcd.put("/k/a", "1");
+        let ks = start(&etcd).await;
+        ks.wait_for_revision(etcd.put("/k/b", "1")).await.unwrap();
+        let before = etcd.counts();
+        let row = WatchResponse { watch_id: 5, ..cancel("", false, compact_revision) };
+        etcd.faults().inject(&row);
+        etcd.until(|counts| counts.watches > before.watches).await;
+        reaches(&ks, State::Live).await;
+        assert_same(&ks, &etcd).await;
+        assert_eq!(ks.status().counters.loads, 1, "{row:?}");
+    }
+}
+
+/// Without a valid id of its own, the mirror could not tell its events from those of others.
+#[tokio::test(start_paused = true)]
+async fn h75_a_watch_without_an_id_is_refused() {
+    let bad_ids = |response: WatchResponse| {
+        let watch_id = if response.created { -1 } else { response.watch_id };
+        Some(WatchResponse { watch_id, ..response })
+    };
+    let not_created = |response: WatchResponse| (!response.created).then_some(response);
+    for swallowed in [false, true] {
+        let etcd = etcd();
+        etcd.put("/k/a", "1");
+        let ks = start(&etcd).await;
+        etcd.put("/k/b", "1");
+        assert_same(&ks, &etcd).await;
+        match swallowed {
+            true => etcd.faults().tamper(not_created),
+            false => etcd.faults().tamper(bad_ids),
+        }
+        etcd.faults().cut();
+        tokio::time::sleep(50 * MS).await;
+        etcd.put("/k/c", "1");
+        tokio::time::sleep(3_000 * MS).await;
+        assert_eq!(ks.status().state, State::Reconnecting);
+        let error = ks.status().last_error.unwrap().to_string();
+        assert!(error.contains("created"), "{error}");
+        assert!(!ks.read().contains("/k/c"));
+        etcd.faults().heal();
+        assert_same(&ks, &etcd).await;
+    }
+}

@@ -10,6 +10,9 @@ use crate::event::{Header, Revision, WatchResponse};
 use crate::source::{SourceErrorKind, classify::classify_cancel_reason};
 use crate::status::ProgressBy;
 
+/// The id in messages that are about no watcher, or about all of a stream (etcd: `InvalidWatchID`).
+const WHOLE_STREAM: i64 = -1;
+
 impl Machine {
     pub(super) fn watch_opened(&mut self, now: Instant, result: Result<(), SourceError>) {
         if self.phase != Phase::Opening {
@@ -44,10 +47,8 @@ impl Machine {
             Err(error) => return self.fail(now, error),
         };
         self.report.last_contact = Some(now);
-        let ours = response.watch_id == -1 || self.fresh.watch_id == Some(response.watch_id);
-        if response.is_progress() && !ours {
-            // Of another watcher, so it says nothing about our events, nor that ours lives (B2).
-            return;
+        if self.is_foreign(&response) {
+            return self.foreign(now, &response);
         }
         self.fresh.awaiting = None;
         self.fresh.proven |= response.is_progress();
@@ -61,6 +62,11 @@ impl Machine {
         } else if response.is_progress() {
             self.progress(now, &response);
         } else if !response.events.is_empty() || response.fragment {
+            if self.fresh.watch_id.is_none() {
+                let kind = SourceErrorKind::Malformed;
+                let message = "events came before the watch was created";
+                return self.fail(now, SourceError::new(kind, message));
+            }
             self.fresh.behind_since = None;
             self.queue.push(response);
             if self.queue.partial_bytes() > self.options.response_bytes {
@@ -68,6 +74,27 @@ impl Machine {
                 let error = SourceError::new(kind, "a response in fragments exceeds its bound");
                 self.read_instead(now, Arc::new(error));
             }
+        }
+    }
+
+    /// Whether a message is about another watcher, although the stream has only ours.
+    ///
+    /// The id -1 stands for the whole stream in progress on request, and for no watcher in a
+    /// cancellation, which is ours then; events always name their watcher. Before `created` no id is
+    /// known.
+    fn is_foreign(&self, response: &WatchResponse) -> bool {
+        let Some(ours) = self.fresh.watch_id else { return false };
+        let whole_stream =
+            response.watch_id == WHOLE_STREAM && (response.is_progress() || response.canceled);
+        response.watch_id != ours && !whole_stream
+    }
+
+    /// A message of another watcher says nothing about our events, nor that our watch lives (B2).
+    /// Only its end is acted on: the id may be wrong, and a new watch loses nothing.
+    fn foreign(&mut self, now: Instant, response: &WatchResponse) {
+        if response.canceled || response.compact_revision > 0 {
+            let error = "a watch with another id was cancelled on this stream";
+            self.fail(now, SourceError::new(SourceErrorKind::Malformed, error));
         }
     }
 
@@ -93,6 +120,10 @@ impl Machine {
             let kind = SourceErrorKind::Malformed;
             return self.fail(now, SourceError::new(kind, "the watch is of another cluster"));
         }
+        if response.watch_id < 0 {
+            let kind = SourceErrorKind::Malformed;
+            return self.fail(now, SourceError::new(kind, "the watch was created without an id"));
+        }
         self.phase = Phase::Live;
         self.load_deadline = None;
         self.fresh.watch_id = Some(response.watch_id);
@@ -113,7 +144,7 @@ impl Machine {
             let kind = SourceErrorKind::Malformed;
             return self.fail(now, SourceError::new(kind, "progress of another cluster"));
         }
-        let requested = response.watch_id == -1;
+        let requested = response.watch_id == WHOLE_STREAM;
         self.fresh.answered |= requested;
         // A requested one may run ahead of events on old servers; a periodic one never does.
         if requested && self.progress_by() != ProgressBy::Request {
