@@ -270,10 +270,11 @@ impl<T: Send + Sync + 'static> Builder<T> {
         self
     }
 
-    /// In silence, how often etcd is asked for its revision and for progress: that renews
-    /// [`Status::current_as_of`](crate::Status::current_as_of), and a watch that leaves two such
-    /// questions unanswered is replaced. Each pause is shortened by up to a quarter at random, so that
-    /// many processes do not ask together.
+    /// How often etcd is asked for its revision, and in silence for progress. That renews
+    /// [`Status::current_as_of`](crate::Status::current_as_of), which is at most this interval plus two
+    /// round trips and one batch while etcd answers, whatever is written elsewhere. A watch that leaves
+    /// two requests for progress unanswered is replaced. Each pause is shortened by up to a quarter at
+    /// random, so that many processes do not ask together.
     pub fn check_interval(mut self, interval: Duration) -> Self {
         self.options.check_interval = bounded(interval);
         self

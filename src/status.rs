@@ -173,7 +173,8 @@ pub struct Status {
     /// How long ago etcd last sent anything.
     pub last_contact: Option<Duration>,
     /// How long ago the last linearizable revision known to be in the view was asked for: the view
-    /// shows at least everything that was committed then (C7).
+    /// shows at least everything that was committed then (C7). While etcd answers, it is at most
+    /// [`check_interval`](crate::Builder::check_interval) plus two round trips and one batch.
     pub current_as_of: Option<Duration>,
     /// The last failure, cleared when the mirror is live again and has proof of it.
     pub last_error: Option<Arc<dyn StdError + Send + Sync>>,
@@ -201,6 +202,9 @@ pub struct Status {
 
 impl Status {
     /// Whether the key space is live and was current no longer than `limit` ago: a readiness check.
+    ///
+    /// With the default check interval of 5 s, a limit of 15 s leaves ten seconds to find and replace a
+    /// broken watch.
     #[must_use]
     pub fn is_fresh(&self, limit: Duration) -> bool {
         self.state == State::Live && self.current_as_of.is_some_and(|age| age <= limit)

@@ -1,6 +1,8 @@
 //! The mirror's loop on a fake etcd and a paused clock: loading, batching, progress, liveness.
 #![cfg(feature = "test-util")]
 
+#[path = "mirror/ages.rs"]
+mod ages;
 #[path = "mirror/batching.rs"]
 mod batching;
 mod fake;

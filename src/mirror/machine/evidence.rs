@@ -172,7 +172,7 @@ impl Machine {
                 "the store may have another history; its content is compared");
         }
         self.evidence.suspected = true;
-        self.fresh.as_of = None;
+        self.forget_reads();
     }
 
     /// An answer is behind what is known.

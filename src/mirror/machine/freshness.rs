@@ -41,8 +41,9 @@ pub(super) struct Freshness {
     pub(super) proven: bool,
     /// Progress requests are taken to be swallowed, but no count has shown that the rest works.
     suspecting: bool,
-    /// A linearizable revision and when it was asked for, until the cursor reaches it.
-    pub(super) as_of: Option<(Revision, Instant)>,
+    /// Linearizable revisions and when they were asked for, until the cursor reaches them: the oldest,
+    /// and the newest after it.
+    as_of: [Option<(Revision, Instant)>; 2],
     /// Progress to be published once what was queued before it is applied (C2).
     pub(super) pending_confirm: Option<Revision>,
 }
@@ -58,6 +59,35 @@ impl Freshness {
 }
 
 impl Machine {
+    /// Keeps a linearizable revision until the cursor reaches it.
+    pub(super) fn note_read(&mut self, revision: Revision, asked: Instant) {
+        let slot = usize::from(self.fresh.as_of[0].is_some());
+        self.fresh.as_of[slot] = Some((revision, asked));
+    }
+
+    /// Forgets them: they may belong to another history.
+    pub(super) fn forget_reads(&mut self) {
+        self.fresh.as_of = [None; 2];
+    }
+
+    /// The data is as of the newest revision read that the cursor has reached.
+    pub(super) fn settle_as_of(&mut self) {
+        let cursor = self.known.cursor;
+        for slot in &mut self.fresh.as_of {
+            if let Some((_, asked)) = slot.take_if(|(revision, _)| *revision <= cursor) {
+                self.report.current_as_of = self.report.current_as_of.max(Some(asked));
+            }
+        }
+        if self.fresh.as_of[0].is_none() {
+            self.fresh.as_of.swap(0, 1);
+        }
+    }
+
+    /// Whether `revision` takes progress to be reached: queued events reach it by themselves.
+    fn needs_progress(&self, revision: Revision) -> bool {
+        revision > self.known.cursor && !self.queue.reaches(revision)
+    }
+
     /// Asks what has to be asked: for those who wait, and in silence for the data's age.
     pub(super) fn check_freshness(&mut self, now: Instant) {
         let demanded = self.demand.lowest.filter(|revision| *revision > self.known.cursor);
@@ -79,6 +109,9 @@ impl Machine {
                 self.read_revision(now, 0);
             }
             self.ask_for_gaps();
+        }
+        if self.age_due().is_some_and(|due| due <= now) {
+            self.ask_progress(now);
         }
         if self.fresh.next_check.is_some_and(|due| due <= now) {
             self.fresh.next_check = Some(now + self.pause_between_checks());
@@ -110,6 +143,17 @@ impl Machine {
         self.fresh.last_asked.filter(|_| repeated).map(|asked| asked + self.options.demand_interval)
     }
 
+    /// When progress is asked for again on behalf of the data's age: if an answer was not enough, as
+    /// after events, before which a server drops requests. A watch that does not answer is not pressed.
+    fn age_due(&self) -> Option<Instant> {
+        let fresh = &self.fresh;
+        let needed = fresh.as_of[0].is_some_and(|(revision, _)| self.needs_progress(revision));
+        let coming = fresh.pending_confirm.is_some() || self.holds_back();
+        let asking = fresh.awaiting.is_some() || fresh.counting || fresh.behind_since.is_some();
+        let again = needed && !coming && !asking;
+        fresh.last_asked.filter(|_| again).map(|asked| asked + self.options.demand_interval)
+    }
+
     fn dead_at(&self) -> Option<Instant> {
         let limit = self.options.check_interval * CHECKS_UNTIL_DEAD;
         self.fresh.awaiting.map(|since| since + limit)
@@ -119,7 +163,7 @@ impl Machine {
         let demanded = self.demand.lowest.is_some_and(|revision| revision > self.known.cursor);
         let ask = if demanded { self.ask_due() } else { None };
         let dues = [self.fresh.next_check, self.fresh.next_read, self.audit_deadline()];
-        dues.into_iter().chain([ask, self.dead_at()]).flatten().min()
+        dues.into_iter().chain([ask, self.age_due(), self.dead_at()]).flatten().min()
     }
 
     fn ask_progress(&mut self, now: Instant) {
@@ -160,14 +204,15 @@ impl Machine {
             }
             Err(error) => return self.fail(now, error),
         };
-        self.fresh.as_of.get_or_insert((header.revision, asked));
+        self.note_read(header.revision, asked);
         self.settle_as_of();
         if ticket > 0 {
             self.demand.sync = self.demand.sync.filter(|wanted| *wanted > ticket);
             self.act(Action::Synced { ticket, revision: header.revision });
-            if header.revision > self.known.cursor {
-                self.ask_progress(now);
-            }
+        }
+        if self.needs_progress(header.revision) {
+            // Writes elsewhere move the store on; only progress shows that none of them is missing here.
+            self.ask_progress(now);
         }
     }
 
@@ -263,6 +308,7 @@ impl Machine {
             self.fresh.behind_since = None;
             self.fresh.awaiting = None;
             self.fresh.suspecting = false;
+            self.fresh.next_check = Some(now + self.pause_between_checks());
             self.proven();
             if self.gapless == cursor {
                 // Nothing was skipped before, and what is skipped since the count would have shown.

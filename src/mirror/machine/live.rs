@@ -190,11 +190,4 @@ impl Machine {
             None => self.settle_as_of(),
         }
     }
-
-    pub(super) fn settle_as_of(&mut self) {
-        if let Some((_, asked)) = self.fresh.as_of.filter(|(rev, _)| *rev <= self.known.cursor) {
-            self.report.current_as_of = self.report.current_as_of.max(Some(asked));
-            self.fresh.as_of = None;
-        }
-    }
 }

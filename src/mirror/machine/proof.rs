@@ -282,7 +282,7 @@ impl Machine {
         match self.reload {
             Some(reload) => self.begin_load(now, reload),
             None => {
-                self.fresh.as_of = self.fresh.as_of.or(Some((header.revision, proof.asked)));
+                self.note_read(header.revision, proof.asked);
                 self.open_watch();
             }
         }
