@@ -239,7 +239,7 @@ fn h73_a_load_refuses_impossible_numbers() {
 #[test]
 fn t28_a_load_with_keys_of_the_future_is_refused() {
     let (ks, mut writer) = loaded(&store());
-    let kvs = vec![record("/a", "new", 2, 99, 2), record("/b", "new", 3, 8, 1)];
+    let kvs = vec![record("/a", "new", 2, 99, 2), record("/b", "new", 3, 8, 2)];
     let error = check_no_trace(&ks, &mut writer, |writer| writer.load(header(9), kvs));
     assert_eq!(error, LoadError::HeaderBehind { header: 9, entry: 99 });
 }

@@ -350,7 +350,8 @@ impl Machine {
 
     /// When something is due next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let queue = self.queue.due().filter(|_| !self.holds_back()).and_then(|due| match due {
+        let waits = self.holds_back() || self.fresh.leap.is_some();
+        let queue = self.queue.due().filter(|_| !waits).and_then(|due| match due {
             Due::At(at) => Some(at),
             // Taken at the end of the input that made it due.
             Due::Now => None,
@@ -371,9 +372,9 @@ impl Machine {
         self.actions.push_back(action);
     }
 
-    /// Asks for everything queued to be applied.
+    /// Asks for everything queued to be applied, unless the store's revision must be read first.
     fn flush(&mut self, now: Option<Instant>) {
-        if self.queue.is_empty() {
+        if self.queue.is_empty() || self.fresh.leap.is_some() {
             return;
         }
         let batch = self.queue.take(now);

@@ -4,6 +4,7 @@
 
 #[cfg(all(feature = "journal", feature = "test-util"))]
 mod held_up;
+mod leaps;
 
 use std::time::Duration;
 

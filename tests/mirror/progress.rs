@@ -1,5 +1,7 @@
 //! Progress, waits that need it, and servers that cannot be believed.
 
+use etcd_keyspace::{Event, RawKeyValue};
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -184,4 +186,57 @@ async fn t23_progress_moves_the_cursor_so_that_a_quiet_prefix_survives_compactio
         let counters = ks.status().counters;
         assert_eq!((counters.loads, counters.compactions), (1, 0), "{name}: nothing to reload");
     }
+}
+
+/// A revision far beyond the store would hide every later event, if it became the cursor.
+#[tokio::test(start_paused = true)]
+async fn h76_revisions_far_beyond_the_store_are_not_believed() {
+    for watch_id in [-1, 0] {
+        for revision in [Revision::MAX, (1 << 20) + 1_000] {
+            let etcd = etcd();
+            etcd.put("/k/a", "1");
+            let ks = start(&etcd).await;
+            ks.wait_for_revision(etcd.put("/k/b", "1")).await.unwrap();
+            let before = etcd.counts();
+            let header = header(&etcd, &ks, revision);
+            let progress = WatchResponse { header, watch_id, ..WatchResponse::default() };
+            let event = Event::Put(RawKeyValue {
+                key: "/k/x".into(),
+                create_revision: revision,
+                mod_revision: revision,
+                version: 1,
+                ..RawKeyValue::default()
+            });
+            let events = WatchResponse { events: vec![event], watch_id: 0, ..progress.clone() };
+            let lie = if watch_id == -1 { progress.clone() } else { events };
+            etcd.faults().inject(&lie);
+            // More of the same while the revision is being read.
+            etcd.faults().inject(&progress);
+            etcd.until(|counts| counts.watches > before.watches).await;
+            assert!(ks.read().confirmed() <= etcd.revision(), "{lie:?}");
+            let newest = etcd.put("/k/c", "1");
+            timeout(5_000 * MS, ks.wait_for_revision(newest)).await.unwrap().unwrap();
+            assert_same(&ks, &etcd).await;
+            let counters = ks.status().counters;
+            assert_eq!((counters.loads, counters.failures), (1, 1), "{lie:?}");
+        }
+    }
+}
+
+/// What is below the limit is believed as ever, and a lie does not hide the truth that comes with it.
+#[tokio::test(start_paused = true)]
+async fn h76_events_queued_with_a_leap_are_applied_once() {
+    let etcd = etcd();
+    etcd.put("/k/a", "1");
+    let ks = builder().apply_delay(500 * MS).start(etcd.clone()).await.unwrap();
+    ks.wait_for_revision(etcd.put("/k/b", "1")).await.unwrap();
+    etcd.faults().delay_call(Call::Range, 200 * MS);
+    let newest = etcd.put("/k/c", "1");
+    let header = header(&etcd, &ks, Revision::MAX);
+    etcd.faults().inject(&WatchResponse { header, ..WatchResponse::default() });
+    tokio::time::sleep(20 * MS).await;
+    assert!(ks.read().confirmed() < newest);
+    timeout(5_000 * MS, ks.wait_for_revision(newest)).await.unwrap().unwrap();
+    assert_same(&ks, &etcd).await;
+    assert_eq!(ks.status().counters.loads, 1);
 }

@@ -84,7 +84,7 @@ impl Machine {
             self.give_up_cut(now, GaveUp::Interrupted);
         } else if hold.until <= now {
             self.give_up_cut(now, GaveUp::TooLong);
-        } else if self.applying == 0 {
+        } else if self.applying == 0 && self.fresh.leap.is_none() {
             self.hold_back(now, wish, hold);
         }
     }

@@ -100,6 +100,8 @@ impl Machine {
         self.queue.drop_fragments();
         self.abandon_audit();
         self.flush(None);
+        // Events that still waited for a read are delivered again.
+        self.queue.clear();
         self.act(Action::CloseWatch);
         if self.fresh.reset() {
             // The whole endpoint was silent, which says nothing about its progress requests.

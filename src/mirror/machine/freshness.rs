@@ -15,6 +15,10 @@ use crate::status::ProgressBy;
 /// Silence is called death after this many check intervals without an answer.
 const CHECKS_UNTIL_DEAD: u32 = 2;
 
+/// How far the watch may be ahead of every revision known otherwise. No store makes so many between two
+/// reads; after a long pause it can, and then one read clears it.
+const LEAP_MAX: Revision = 1 << 20;
+
 /// What is asked about how current the data is.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Freshness {
@@ -46,6 +50,9 @@ pub(super) struct Freshness {
     as_of: [Option<(Revision, Instant)>; 2],
     /// Progress to be published once what was queued before it is applied (C2).
     pub(super) pending_confirm: Option<Revision>,
+    /// The watch brought this revision, far beyond what is known of the store: until a read shows that
+    /// the store is there, nothing is applied or confirmed.
+    pub(super) leap: Option<Revision>,
 }
 
 impl Freshness {
@@ -83,6 +90,19 @@ impl Machine {
         }
     }
 
+    /// Whether something that the watch brings at `revision`, or brought before, has to wait for a read.
+    pub(super) fn awaits_read(&mut self, now: Instant, revision: Revision) -> bool {
+        if self.is_leap(revision) {
+            self.fresh.leap = self.fresh.leap.max(Some(revision));
+            self.fresh.next_read = Some(now);
+        }
+        self.fresh.leap.is_some()
+    }
+
+    fn is_leap(&self, revision: Revision) -> bool {
+        revision > self.greatest_shown().max(self.known.cursor).saturating_add(LEAP_MAX)
+    }
+
     /// Whether `revision` takes progress to be reached: queued events reach it by themselves.
     fn needs_progress(&self, revision: Revision) -> bool {
         revision > self.known.cursor && !self.queue.reaches(revision)
@@ -92,7 +112,7 @@ impl Machine {
     pub(super) fn check_freshness(&mut self, now: Instant) {
         let demanded = self.demand.lowest.filter(|revision| *revision > self.known.cursor);
         let queued = demanded.is_some_and(|revision| self.queue.reaches(revision));
-        if queued && !self.holds_back() {
+        if queued && !self.holds_back() && self.fresh.leap.is_none() {
             // Somebody waits for what is queued, so the delay is over (T-47).
             self.flush(Some(now));
         } else if demanded.is_some() && self.ask_due().is_none_or(|due| due <= now) {
@@ -204,13 +224,20 @@ impl Machine {
             }
             Err(error) => return self.fail(now, error),
         };
+        if self.fresh.leap.is_some_and(|leap| self.is_leap(leap)) {
+            let kind = SourceErrorKind::Malformed;
+            let message = "the watch is far beyond the store's revision";
+            return self.fail(now, SourceError::new(kind, message));
+        }
+        // Progress that came meanwhile was not believed, so it is needed again.
+        let doubted = self.fresh.leap.take().is_some();
         self.note_read(header.revision, asked);
         self.settle_as_of();
         if ticket > 0 {
             self.demand.sync = self.demand.sync.filter(|wanted| *wanted > ticket);
             self.act(Action::Synced { ticket, revision: header.revision });
         }
-        if self.needs_progress(header.revision) {
+        if doubted || self.needs_progress(header.revision) {
             // Writes elsewhere move the store on; only progress shows that none of them is missing here.
             self.ask_progress(now);
         }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{Action, Instant, Machine, Phase, SourceError, State};
-use crate::event::{Header, Revision, WatchResponse};
+use crate::event::{Event, Header, Revision, WatchResponse};
 use crate::source::{SourceErrorKind, classify::classify_cancel_reason};
 use crate::status::ProgressBy;
 
@@ -68,7 +68,13 @@ impl Machine {
                 return self.fail(now, SourceError::new(kind, message));
             }
             self.fresh.behind_since = None;
+            let revision = response.events.last().map_or(0, Event::mod_revision);
+            let doubted = self.awaits_read(now, revision);
             self.queue.push(response);
+            if doubted && self.queue.is_full() {
+                let message = "too many events came before the store's revision was read";
+                return self.fail(now, SourceError::new(SourceErrorKind::Timeout, message));
+            }
             if self.queue.partial_bytes() > self.options.response_bytes {
                 let kind = SourceErrorKind::TooLarge;
                 let error = SourceError::new(kind, "a response in fragments exceeds its bound");
@@ -159,6 +165,9 @@ impl Machine {
             let kind = SourceErrorKind::Malformed;
             return self.fail(now, SourceError::new(kind, "progress inside a fragmented response"));
         }
+        if self.awaits_read(now, revision) {
+            return;
+        }
         self.proven();
         if !self.keep_progress(revision) {
             self.confirm(now, revision);
@@ -166,6 +175,10 @@ impl Machine {
     }
 
     pub(super) fn confirm(&mut self, now: Instant, revision: Revision) {
+        if self.fresh.leap.is_some() {
+            // What is queued waits, and must come first (C2).
+            return;
+        }
         self.flush(Some(now));
         if self.applying == 0 {
             self.publish_confirmed(revision);
