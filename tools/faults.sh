@@ -50,6 +50,14 @@ suite_of() {
         audit-without-values) echo '--test safeguards values::' ;;
         # The simulation has too few keys for a second run.
         part-without-its-end) echo '--test follow' ;;
+        # Hazards found in use, each with tests of its own.
+        age-by-the-*) echo '--test mirror h70' ;;
+        limit-of-the-load-only) echo '--test mirror h71' ;;
+        proof-by-the-rest-of-the-queue) echo '--test mirror h72' ;;
+        impossible-numbers) echo '--lib h73' ;;
+        pages-beyond-the-count) echo '--lib h74' ;;
+        events-of-another-watch) echo '--test mirror h75' ;;
+        leaps-are-believed) echo '--test mirror h76' ;;
         *) echo '--test simulation' ;;
     esac
 }
