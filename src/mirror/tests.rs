@@ -4,6 +4,8 @@
 
 #[cfg(all(feature = "journal", feature = "test-util"))]
 mod held_up;
+#[cfg(all(feature = "journal", feature = "test-util"))]
+mod keeper;
 mod leaps;
 
 use std::time::Duration;

@@ -17,17 +17,12 @@ fn live() -> Chaos {
         chaos.sink.writer.shared().report.read(),
     );
     let version = ServerVersion { major: 3, minor: 6, patch: 0 };
-    let page = RangePage { header: Some(at(10)), ..RangePage::default() };
-    for input in [
-        Input::Start,
-        Input::Connected(Ok(())),
-        Input::Version(Ok(version)),
-        Input::Range(Purpose::Page, Ok(page)),
-        Input::WatchOpened(Ok(())),
-        message(WatchResponse { created: true, ..WatchResponse::default() }),
-    ] {
-        tell(&mut chaos, input);
-    }
+    tell(&mut chaos, Input::Start);
+    tell(&mut chaos, Input::Connected(Ok(())));
+    tell(&mut chaos, Input::Version(Ok(version)));
+    assert!(answer_reads(&mut chaos, 10), "an empty page is the load");
+    tell(&mut chaos, Input::WatchOpened(Ok(())));
+    tell(&mut chaos, message(WatchResponse { created: true, ..WatchResponse::default() }));
     answer_reads(&mut chaos, 10);
     chaos
 }
@@ -56,13 +51,13 @@ fn tell(chaos: &mut Chaos, input: Input) {
     }
 }
 
-/// Answers what is asked of the store, which is at `revision`; whether its revision was read.
+/// Answers all reads of the store, which is empty and at `revision`; false if there is none.
 fn answer_reads(chaos: &mut Chaos, revision: Revision) -> bool {
     let mut read = false;
     for action in std::mem::take(&mut chaos.pending) {
-        if let Action::Range(purpose @ Purpose::Revision { .. }, _) = action {
+        if let Action::Range(asked, _) = action {
             let page = RangePage { header: Some(at(revision)), ..RangePage::default() };
-            tell(chaos, Input::Range(purpose, Ok(page)));
+            tell(chaos, Input::Range(asked, Ok(page)));
             read = true;
         }
     }
