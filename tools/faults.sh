@@ -29,7 +29,8 @@ suite_of() {
         # Its restored stores differ in more than one write.
         creation-taken-for-a-duplicate) echo '--lib batch::tests' ;;
         # A world of the simulation has no index by value, no panic, no other lock and no journal.
-        position-before-the-load | sync-without-progress | token-forgets-progress) echo '--test events' ;;
+        position-before-the-load | sync-without-progress | periodic-sync-of-the-past | token-forgets-progress)
+            echo '--test events' ;;
         oldest-by-its-number | watcher-by-the-first-number) echo '--lib h61' ;;
         equals-hides-a-new-object) echo '--test followers' ;;
         old-entries-of-removals-only) echo '--test observers h63' ;;

@@ -111,4 +111,15 @@ async fn h60_a_periodic_sync_is_not_below_idle_progress() {
     let periodic = [events.next().await.unwrap()];
     let set = sync_of(&periodic);
     assert_eq!((set.reason(), set.revision()), (SyncReason::Periodic, idle));
+    // Due while an event is still to be delivered, and the progress comes after that event.
+    store.put("/b", "1");
+    writer.apply(store.after(idle)).unwrap();
+    tokio::time::advance(2 * every).await;
+    assert_eq!(events.next().await.unwrap().kind(), EventKind::Added);
+    let idle = store.elsewhere();
+    writer.confirm(idle);
+    assert_eq!(events.token().revision(), idle);
+    let periodic = [events.next().await.unwrap()];
+    let set = sync_of(&periodic);
+    assert_eq!((set.reason(), set.revision()), (SyncReason::Periodic, idle));
 }
