@@ -1,7 +1,7 @@
-//! The raft term of the fake cluster, and who leads it.
+//! Leader and raft term of the fake cluster.
 //!
-//! A member knows a term once it has applied an entry of it, so one that lags or is cut off shows an older
-//! term (etcd: `EtcdServer.setTerm`). There is no quorum: one member that is well is enough to lead.
+//! A member learns a term by applying an entry of it, so a member that lags or lost its leader shows an
+//! older term (etcd: `EtcdServer.setTerm`). There is no quorum: one healthy member can lead.
 
 use super::member::Member;
 
@@ -13,7 +13,7 @@ pub(super) struct Elections {
     term: u64,
     /// Absent while no member can lead.
     leader: Option<usize>,
-    /// The next election is the first one of a new store, whose term is known already.
+    /// The next election is the first one of a new store and has `term`.
     first: bool,
 }
 
@@ -35,12 +35,12 @@ impl Elections {
         self.settle(members);
     }
 
-    /// Takes the leader away; [`settle`](Elections::settle) elects one.
+    /// Removes the leader; [`settle`](Elections::settle) elects one.
     pub(super) fn depose(&mut self) {
         self.leader = None;
     }
 
-    /// Elects a leader if there is none, and lets every member that is well know the term.
+    /// Elects a leader if there is none, and passes the term on to every member that can lead.
     pub(super) fn settle(&mut self, members: &mut [Member]) {
         if !self.leader.is_some_and(|leader| members[leader].can_lead()) {
             self.leader = members.iter().position(Member::can_lead);

@@ -128,8 +128,7 @@ impl Faults {
         self.cut();
     }
 
-    /// Ends a [`down`](Faults::down). Where no member could lead meanwhile, or the leader was taken down, the
-    /// raft term has risen.
+    /// Ends a [`down`](Faults::down). The raft term rises if the leader was down.
     pub fn up(&self) {
         self.set(|faults| faults.down = false);
     }
@@ -141,9 +140,9 @@ impl Faults {
         self.each(Cluster::lose_leader);
     }
 
-    /// Has a leader elected: the raft term rises by one, and a [`lose_leader`](Faults::lose_leader) ends.
+    /// Elects a leader and ends a [`lose_leader`](Faults::lose_leader): the raft term rises by one.
     ///
-    /// Where there was a leader before, clients notice nothing but the new term in headers.
+    /// If there was a leader, clients notice the new term in headers only.
     pub fn elect_leader(&self) {
         self.each(|cluster, member| {
             cluster.members[member].faults.leaderless = false;
@@ -151,9 +150,9 @@ impl Faults {
         });
     }
 
-    /// Lets the first answer to a read in a new term show the term before it.
+    /// Lets the first answer to a read in a new term show the term before.
     ///
-    /// etcd sets the applied index, which linearizable reads wait for, before the term.
+    /// etcd sets its applied index, which linearizable reads wait for, before its term.
     pub fn late_term(&self) {
         self.set(|faults| faults.term_late = true);
     }
@@ -170,8 +169,8 @@ impl Faults {
     }
 
     /// Puts a gRPC proxy before the endpoint: progress requests are swallowed, nothing is cut into
-    /// fragments, and a cut only makes watches silent. A watch of a range that the proxy watches already
-    /// is created with a header without ids and term, which the proxy makes up.
+    /// fragments, and a cut only makes watches silent. If the proxy already watches a range, it
+    /// makes up the header of a new watch's `created`, without ids and term.
     pub fn proxy(&self) {
         self.set(|faults| faults.proxied = true);
     }
@@ -346,8 +345,8 @@ impl Faults {
         Faults { shared, endpoint }
     }
 
-    /// Runs `work` on every endpoint meant, and an election where that is due. What `work` returns is dropped
-    /// after the lock.
+    /// Runs `work` on every endpoint meant, then an election if one is due. The results of `work` are
+    /// dropped after the lock.
     fn each<R>(&self, mut work: impl FnMut(&mut Cluster, usize) -> R) -> Vec<R> {
         self.shared.update(|cluster| {
             let meant = match self.endpoint {

@@ -120,7 +120,7 @@ pub(super) struct FaultSet {
     pub(super) truncate: u64,
     /// Pages still to be put out of order.
     pub(super) scramble: u64,
-    /// The first answer in a new term shows the one before.
+    /// The first answer in a new term shows the term before.
     pub(super) term_late: bool,
     pub(super) tamper: Option<Tamper>,
 }
@@ -137,7 +137,7 @@ pub(super) struct Member {
     pub(super) generation: u64,
     /// While the member lags: what it has.
     pub(super) applied: Option<Applied>,
-    /// The raft term of what it applied last.
+    /// The raft term of the entry that it applied last.
     pub(super) term: u64,
     /// The term that its next answer shows instead.
     pub(super) late_term: Option<u64>,

@@ -247,7 +247,7 @@ impl FakeEtcd {
         allowed(self.shared.update(|cluster| cluster.restore(revision, 0, FIRST_TERM)));
     }
 
-    /// The same with a raft term of your own, as after some elections: lower than before, equal or higher.
+    /// The same at a raft term of your choice: lower than before, equal, or higher after some elections.
     ///
     /// # Panics
     /// If the revision is in the future, or the term zero.
@@ -268,8 +268,8 @@ impl FakeEtcd {
         allowed(self.shared.update(|cluster| cluster.restore(revision, bump, FIRST_TERM)));
     }
 
-    /// Begins an empty store at revision 1, as removing the data directories does: cluster and member ids
-    /// stay, leases are gone, the raft term begins at 2 again, every transport breaks.
+    /// Empties the store, as removing the data directories does: it is at revision 1 and without leases,
+    /// cluster and member ids stay, the raft term begins at 2 again, every transport breaks.
     pub fn wipe(&self) {
         self.shared.update(cluster::Cluster::wipe);
     }
@@ -288,8 +288,8 @@ impl FakeEtcd {
         self.shared.update(|cluster| cluster.store.revision())
     }
 
-    /// The header of the response to a write that the first endpoint would acknowledge now: cluster,
-    /// revision and raft term. Called right after a write, it is the header of that write's response.
+    /// The response header of a write that the first endpoint acknowledges now: cluster, revision and
+    /// raft term. Right after a write it is the header of that write's response.
     #[must_use]
     pub fn header(&self) -> Header {
         self.shared.update(|cluster| cluster.write_header())

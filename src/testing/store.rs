@@ -235,8 +235,8 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets everything, as a store does whose files are removed. Ids of leases are not used again:
-    /// a server makes them from the time.
+    /// Removes all keys, history and leases. Lease ids are not reused: a server derives them from the
+    /// time.
     pub(super) fn wipe(&mut self) {
         *self = Store { next_lease: self.next_lease, ..Store::new() };
     }

@@ -86,7 +86,7 @@ pub(super) struct Watcher {
     fragments: VecDeque<WatchResponse>,
     sent: VecDeque<Sent>,
     last_sent: Revision,
-    /// The least start of another watch that a proxy joins to this one.
+    /// The lowest start revision of a watch that a gRPC proxy serves from this one.
     joinable: Revision,
     /// Progress requests that reached a stalled member.
     owed: u64,
@@ -186,7 +186,7 @@ impl Watcher {
         self.is_serving() && self.range == *range && self.joinable <= start && start > 0
     }
 
-    /// Answers the creation as a proxy does that has such a watch already: without ids and term.
+    /// Replaces the header of `created` by the one that a gRPC proxy makes up for a joined watch.
     pub(super) fn make_up_header(&mut self) {
         if let Some(created) = self.queue.front_mut().filter(|_| !self.finished) {
             let header = Header { revision: self.start, ..Header::default() };
