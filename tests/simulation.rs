@@ -2,8 +2,9 @@
 //!
 //! Each run is made from one seed and has the clock, the store and the chance to itself, so runs are
 //! spread over all cores. `SIM_SEEDS=n` sets how many are run, `SIM_FIRST=s` the first of them, and
-//! `SIM_SEED=s` runs one. Assertions name what they hold: a point of the contract (C1 to C11), or a guarantee of etcd's own watch (ordered,
-//! unique, atomic, reliable, resumable, bookmarkable).
+//! `SIM_SEED=s` runs one. `SIM_KIND=restored` (or `honest`, `old`, `hostile`) makes every world of that
+//! kind. Assertions name what they hold: a point of the contract (C1 to C11), or a guarantee of etcd's
+//! own watch (ordered, unique, atomic, reliable, resumable, bookmarkable).
 //!
 //! Owns the runner and the course of a run. What is done to the store is in `worlds`, what is checked
 //! in `observed`, `audit`, `reader`, `waits`, `followers` and `rates`, against `truth`.
@@ -13,6 +14,8 @@
 mod audit;
 #[path = "simulation/consumers.rs"]
 mod consumers;
+#[path = "simulation/disasters.rs"]
+mod disasters;
 #[path = "simulation/eventing.rs"]
 mod eventing;
 mod fake;
@@ -30,6 +33,8 @@ mod reader;
 mod told;
 #[path = "simulation/truth.rs"]
 mod truth;
+#[path = "simulation/unfound.rs"]
+mod unfound;
 #[path = "simulation/value.rs"]
 mod value;
 #[path = "simulation/waits.rs"]
@@ -73,9 +78,10 @@ struct Simulation {
 }
 
 impl Simulation {
-    fn start(seed: u64) -> Self {
-        let world = World::new(seed);
+    fn start(seed: u64, kind: Option<Kind>) -> Self {
+        let mut world = World::new(seed, kind);
         let readers = 1 + usize::from(world.etcd.random(3) == 0);
+        world.alone = readers == 1;
         let rates = Rates::new(readers);
         let start = |_| Reader::start(&world.etcd, world.kind, &world.truth);
         let readers: Vec<_> = (0..readers).map(start).collect();
@@ -98,9 +104,10 @@ impl Simulation {
             15..=17 => self.wait(),
             18 => self.snapshot(),
             19 => self.observe_late(),
-            20 if self.world.kind == Kind::Restored && self.world.disasters < 3 => {
+            20 | 22 if self.world.kind == Kind::Restored && self.world.disasters < 3 => {
                 self.world.disaster().await;
             }
+            20 | 22 | 23 if self.world.kind == Kind::Restored => self.sync_all().await,
             20 if self.world.kind == Kind::Old => match etcd.random(3) {
                 0 => self.world.compact_behind_the_probe().await,
                 1 if !self.world.doubted => self.world.lose(),
@@ -115,6 +122,15 @@ impl Simulation {
         tokio::task::yield_now().await;
         self.crowd.act(&self.readers).await;
         self.look().await;
+    }
+
+    /// After a `sync` with a healthy store every reader shows that store's content.
+    async fn sync_all(&mut self) {
+        self.heal();
+        self.world.truth.lock().unwrap().refresh();
+        for reader in &self.readers {
+            reader.expect_synced().await;
+        }
     }
 
     fn heal(&self) {
@@ -219,7 +235,8 @@ impl Simulation {
         if self.crowd.weighs() {
             self.crowd.weigh(&mut self.world, &live).await;
         }
-        // A change more, for those who wait for any.
+        // A change more, for those who wait for any, and the revisions of histories that are gone.
+        self.world.catch_up_with_the_past();
         self.world.touch_everything();
         while let Some(ended) = self.waits.join_next().await {
             ended.expect("a waiter finds what it waited for");
@@ -305,13 +322,13 @@ fn compare(a: &Reader, b: &Reader) {
     }
 }
 
-fn run(seed: u64) {
+fn run(seed: u64, kind: Option<Kind>) {
     value::forget_locks();
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let run = async {
-            let mut simulation = Simulation::start(seed);
+            let mut simulation = Simulation::start(seed, kind);
             for _ in 0..ACTS {
                 simulation.act().await;
             }
@@ -329,7 +346,7 @@ fn work(next: &AtomicU64, end: u64, failed: &AtomicBool, tell: &mpsc::Sender<Tol
             break;
         }
         let _ = tell.send(Told::Began(worker, seed));
-        if catch_unwind(AssertUnwindSafe(|| run(seed))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| run(seed, Kind::asked_for()))).is_err() {
             let _ = tell.send(Told::Failed(seed));
             return;
         }
@@ -387,6 +404,8 @@ fn the_contract_holds_under_random_histories_and_faults() {
         }
     };
     if let Some(seed) = first_failure(first, end) {
-        panic!("run again: SIM_SEED={seed} cargo test --all-features --test simulation");
+        let kind =
+            std::env::var("SIM_KIND").map_or(String::new(), |kind| format!("SIM_KIND={kind} "));
+        panic!("run again: {kind}SIM_SEED={seed} cargo test --all-features --test simulation");
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use etcd_keyspace::{Rejected, Revision, View};
 
 use crate::observed::{Expect, SharedFolded, check_groups};
+use crate::reader::Options;
 use crate::truth::{SharedTruth, Shown};
 use crate::value::Value;
 
@@ -27,21 +28,22 @@ pub(crate) struct Audit {
     eras: Vec<usize>,
     /// A server has lost history without a word, which only a later touch of the key reveals.
     tainted: bool,
-    /// Known limits (B16) of telling a restored store from the old one, once it has gone past what was
-    /// confirmed: a deletion as the last known change leaves nothing to know it by; and where the new
-    /// store is compacted, equal numbers are taken for equal values. Until the next epoch nothing is
-    /// sure.
+    /// Another history was not found, where the docs of `proof_budget` say so. Nothing is checked until
+    /// the next epoch.
     pub(crate) excused: bool,
+    /// How many keys the mirror compares whole.
+    budget: usize,
     /// Nothing of what the server says is sure to be true.
     pub(crate) forged: bool,
 }
 
 impl Audit {
-    pub(crate) fn new(truth: SharedTruth, expect: Expect, folded: SharedFolded) -> Self {
+    pub(crate) fn new(folded: SharedFolded, truth: SharedTruth, of: &Options) -> Self {
         Audit {
             truth,
-            expect,
+            expect: of.expect,
             folded,
+            budget: of.budget,
             epoch: 0,
             revision: 0,
             confirmed: 0,
@@ -116,31 +118,56 @@ impl Audit {
         };
         let mut eras: Vec<usize> = self.eras.iter().copied().filter(&mut fits).collect();
         if eras.is_empty() {
-            // Where a backup has all that was shown, or compaction hides what was lost, no new epoch
+            // Where a backup has all that was known, or compaction hides what was lost, no new epoch
             // is due: the view of before is continued.
             let last = self.eras.last().copied().unwrap_or(0);
             let hidden = truth.compacted() > self.confirmed;
             let continued = |era: &usize| {
                 let policy = self.expect.bad_values;
-                hidden || truth.fits(*era, self.confirmed, policy, self.shown.iter()).is_ok()
+                hidden
+                    || truth.fits(*era, self.confirmed, policy, self.shown.iter()).is_ok()
+                    || self.eras.iter().any(|old| truth.agree(*old, *era, self.confirmed))
             };
             eras = (last + 1..truth.eras()).filter(continued).filter(&mut fits).collect();
         }
-        let before = self.eras.last().copied().unwrap_or(0);
-        if eras.is_empty() && truth.eras() > before + 1 {
-            let hidden = truth.compacted() > self.confirmed;
-            self.excused = hidden || truth.ends_in_deletion(before, self.confirmed);
+        if eras.is_empty() {
+            let confused = |old: &usize| {
+                let mut later = *old + 1..truth.eras();
+                later.any(|new| truth.may_confuse(*old, new, self.confirmed, self.budget))
+            };
+            self.excused = self.eras.iter().any(confused);
         }
-        assert!(
-            !eras.is_empty() || self.excused,
-            "C2, C10: confirmed what is not so: {misfits:#?}"
-        );
+        if eras.is_empty() && !self.excused {
+            let first = self.eras.first().map_or(0, |first| first + 1);
+            let later = (first..truth.eras()).map(|era| {
+                let before =
+                    truth.fits(era, self.confirmed, self.expect.bad_values, self.shown.iter());
+                (era, before, truth.fits(era, at, self.expect.bad_values, view.iter()))
+            });
+            let later: Vec<_> = later.collect();
+            panic!(
+                "C2, C10: confirmed {at} after {} and it is not so: {misfits:#?}, and later eras are {later:#?} \
+                 (before, now), budget {}",
+                self.confirmed, self.budget
+            );
+        }
         self.eras = eras;
+    }
+
+    /// Asserts that the view shows `era` or a later one, since a `sync` began in that era.
+    pub(crate) fn expect_since(&mut self, era: usize, view: &View<Value>, rejected: &[Rejected]) {
+        self.see(view, rejected);
+        let since = self.may_be_since(era);
+        assert!(since, "C2, C8: synced in era {era} with one that is gone, of {:?}", self.eras);
     }
 
     /// Whether what is shown may be the store of now.
     pub(crate) fn is_of_now(&self) -> bool {
-        self.tainted || self.excused || self.eras.contains(&(self.truth.lock().unwrap().eras() - 1))
+        self.may_be_since(self.truth.lock().unwrap().eras() - 1)
+    }
+
+    fn may_be_since(&self, era: usize) -> bool {
+        self.tainted || self.forged || self.excused || self.eras.iter().any(|fits| *fits >= era)
     }
 }
 

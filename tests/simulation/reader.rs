@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use etcd_keyspace::testing::FakeEtcd;
 use etcd_keyspace::{
-    BadValues, Derived, KeySpace, OnHistoryChange, Revision, State, StopReason, WaitError,
+    BadValues, Builder, Derived, KeySpace, OnHistoryChange, Revision, State, StopReason, WaitError,
 };
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -21,6 +21,17 @@ use crate::worlds::{Kind, World};
 
 pub(crate) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// Bound of a `sync` with a healthy store: lost requests time out first, and a full read may follow.
+const SYNC_MAX: Duration = Duration::from_secs(60);
+/// Half of the keys that there can be.
+const HALF_THE_RANGE: usize = 8;
+
+/// Options that decide which checks apply to a reader.
+pub(crate) struct Options {
+    pub(crate) expect: Expect,
+    /// How many keys it compares whole after a break.
+    pub(crate) budget: usize,
+}
 
 pub(crate) struct Reader {
     pub(crate) ks: KeySpace<Value>,
@@ -28,7 +39,7 @@ pub(crate) struct Reader {
     pub(crate) policy: OnHistoryChange,
     pub(crate) folded: SharedFolded,
     index: Derived<Index>,
-    audit: Arc<Mutex<Audit>>,
+    pub(crate) audit: Arc<Mutex<Audit>>,
     auditor: JoinHandle<()>,
     mirror: JoinHandle<StopReason>,
     pub(crate) truth: SharedTruth,
@@ -45,6 +56,7 @@ impl Reader {
             honest: kind == Kind::Honest,
             whole: matches!(kind, Kind::Honest | Kind::Restored),
         };
+        let budget = [0, HALF_THE_RANGE, 4096][random(3)];
         let stops = kind == Kind::Restored && random(4) == 0;
         let policy = if stops { OnHistoryChange::Stop } else { OnHistoryChange::Reload };
         let seed = etcd.random(u64::MAX);
@@ -74,11 +86,13 @@ impl Reader {
         if random(4) == 0 {
             builder = builder.audit_interval(CHECK_INTERVAL * 2);
         }
+        let builder = with_budget(builder, budget, 1 << 20);
         let (ks, mirror) = builder.build(etcd.clone());
         watch_lock_of(&ks);
         let folded = Folded::new(Arc::clone(truth), expect);
         let index = register(&ks, &folded);
-        let mut audit = Audit::new(Arc::clone(truth), expect, Arc::clone(&folded));
+        let options = Options { expect, budget };
+        let mut audit = Audit::new(Arc::clone(&folded), Arc::clone(truth), &options);
         audit.forged = kind == Kind::Hostile;
         let audit = Arc::new(Mutex::new(audit));
         let auditor = spawn_auditor(ks.clone(), Arc::clone(&audit));
@@ -155,6 +169,24 @@ impl Reader {
         }
     }
 
+    /// Asserts that a `sync` with a healthy store leads to its content.
+    pub(crate) async fn expect_synced(&self) {
+        let synced = loop {
+            match tokio::time::timeout(SYNC_MAX, self.ks.sync()).await.expect("C8: sync hangs") {
+                Err(WaitError::HistoryChanged { .. }) => assert!(!self.expect.honest, "C8"),
+                synced => break synced,
+            }
+        };
+        match synced {
+            Ok(_) => {
+                let view = self.ks.read();
+                let now = self.truth.lock().unwrap().eras() - 1;
+                self.audit.lock().unwrap().expect_since(now, &view, &self.ks.rejected());
+            }
+            Err(error) => assert!(self.may_stop(), "C8: {error:?}"),
+        }
+    }
+
     /// What must hold once everything is healed and quiet.
     pub(crate) fn assert_settled(&self, world: &World) {
         let status = self.ks.status();
@@ -196,6 +228,11 @@ impl Reader {
         let ended = self.ks.wait_for_revision(Revision::MAX).await;
         assert!(matches!(ended, Err(WaitError::Stopped(_))), "C8: {ended:?}");
     }
+}
+
+/// TODO: `Builder::proof_budget`, once it is there.
+fn with_budget(builder: Builder<Value>, _keys: usize, _bytes: usize) -> Builder<Value> {
+    builder
 }
 
 fn spawn_auditor(ks: KeySpace<Value>, audit: Arc<Mutex<Audit>>) -> JoinHandle<()> {

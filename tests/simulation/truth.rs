@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::fake::PREFIX;
 use crate::reader::Reader;
+use crate::unfound::looks_the_same;
 use crate::value::Value;
 
 pub(crate) type SharedTruth = Arc<Mutex<Truth>>;
@@ -24,9 +25,22 @@ type States = Vec<(Revision, Option<RawKeyValue>)>;
 struct Era {
     keys: BTreeMap<Vec<u8>, States>,
     last: Revision,
+    /// The raft term and the compaction when clients first reached it.
+    opened: Option<(u64, Revision)>,
+    /// The revision of an answer that every mirror got.
+    answered: Option<Revision>,
 }
 
 impl Era {
+    fn live(&self, at: Revision) -> Vec<&RawKeyValue> {
+        self.keys.values().filter_map(|states| alive(states, at)).collect()
+    }
+
+    /// The lowest raft term that it showed.
+    fn term(&self) -> u64 {
+        self.opened.map_or(0, |(term, _)| term)
+    }
+
     fn record(&self, key: &[u8], at: Revision) -> Option<&RawKeyValue> {
         alive(self.keys.get(key)?, at)
     }
@@ -48,7 +62,8 @@ pub(crate) struct Truth {
 
 impl Truth {
     pub(crate) fn new(etcd: FakeEtcd, forged: bool) -> SharedTruth {
-        let eras = vec![Era::default()];
+        let opened = Some((etcd.header().raft_term, 0));
+        let eras = vec![Era { opened, ..Era::default() }];
         Arc::new(Mutex::new(Truth { etcd, eras, commits: VecDeque::new(), forged }))
     }
 
@@ -78,21 +93,55 @@ impl Truth {
         for states in era.keys.values_mut() {
             states.retain(|(at, _)| *at <= revision);
         }
-        era.last = revision;
+        (era.last, era.opened, era.answered) = (revision, None, None);
         self.eras.push(era);
         self.commits.clear();
+    }
+
+    /// Records that clients can reach the store.
+    pub(crate) fn open_era(&mut self) {
+        let opened = (self.etcd.header().raft_term, self.etcd.compacted());
+        self.eras.last_mut().expect("there is an era").opened.get_or_insert(opened);
+    }
+
+    /// Records that every mirror got an answer at the store's current revision.
+    pub(crate) fn note_answer(&mut self) {
+        let revision = self.etcd.revision();
+        self.eras.last_mut().expect("there is an era").answered.get_or_insert(revision);
     }
 
     pub(crate) fn eras(&self) -> usize {
         self.eras.len()
     }
 
-    /// Whether the last change as of `at` is a deletion, which leaves nothing to know a history by.
-    pub(crate) fn ends_in_deletion(&self, era: usize, at: Revision) -> bool {
-        let until = |states: &States| states.partition_point(|(revision, _)| *revision <= at);
-        let changes = self.eras[era].keys.values().flat_map(|states| &states[..until(states)]);
-        let last = changes.clone().map(|(revision, _)| *revision).max();
-        changes.into_iter().any(|(at, record)| Some(*at) == last && record.is_none())
+    /// Whether two eras have the same content at some revision from `from` on.
+    pub(crate) fn agree(&self, old: usize, new: usize, from: Revision) -> bool {
+        let (was, is) = (&self.eras[old], &self.eras[new]);
+        (from..=was.last.min(is.last)).any(|at| was.live(at) == is.live(at))
+    }
+
+    /// Whether a mirror may take era `new` for `old`, if it compares all content of at most `budget` keys and
+    /// its revision was `from` or later when it connected to the new store.
+    ///
+    /// Never after evidence: an answer below its revision, or with a lower raft term. Never where its
+    /// revision is compacted, since it reloads then.
+    pub(crate) fn may_confuse(
+        &self,
+        old: usize,
+        new: usize,
+        from: Revision,
+        budget: usize,
+    ) -> bool {
+        let (was, is) = (&self.eras[old], &self.eras[new]);
+        let Some((term, compacted)) = is.opened else { return false };
+        let lower = new + 1 == self.eras.len() && self.etcd.header().raft_term < was.term();
+        let from = from.max(compacted);
+        let until = was.last.min(is.last).min(is.answered.unwrap_or(Revision::MAX));
+        let same = |at| {
+            let (known, held) = (was.live(at), is.live(at));
+            known != held && looks_the_same(&known, &held, budget)
+        };
+        !(lower && term < was.term()) && (from..=until).any(same)
     }
 
     /// Whether a server has lost events without a word.
@@ -108,6 +157,11 @@ impl Truth {
     pub(crate) fn revision_at(&self, instant: Instant) -> Revision {
         let before = self.commits.iter().rev().find(|(at, _)| *at < instant);
         before.map_or(0, |(_, revision)| *revision)
+    }
+
+    /// The greatest revision of any era.
+    pub(crate) fn greatest_revision(&self) -> Revision {
+        self.eras.iter().map(|era| era.last).max().unwrap_or(0)
     }
 
     pub(crate) fn last_revision(&self, era: usize) -> Revision {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use etcd_keyspace::{KeySpace, Revision, WaitError};
 use tokio::time::timeout;
 
+use crate::audit::Audit;
 use crate::observed::{Expect, SharedFolded};
 use crate::reader::Reader;
 use crate::truth::SharedTruth;
@@ -23,8 +24,11 @@ pub(crate) struct Waiter {
     expect: Expect,
     truth: SharedTruth,
     folded: SharedFolded,
+    audit: Arc<Mutex<Audit>>,
     /// The store's revision when the wait began.
     revision: Revision,
+    /// The era when the wait began.
+    era: usize,
     /// What is read may be older than the store: not even an honest wait can tell.
     stale: bool,
     may_stop: bool,
@@ -37,6 +41,8 @@ impl Waiter {
             expect: reader.expect,
             truth: Arc::clone(&world.truth),
             folded: Arc::clone(&reader.folded),
+            audit: Arc::clone(&reader.audit),
+            era: world.truth.lock().unwrap().eras() - 1,
             revision: world.etcd.revision(),
             stale: world.stale,
             may_stop: reader.policy == etcd_keyspace::OnHistoryChange::Stop,
@@ -66,6 +72,11 @@ impl Waiter {
                 if let (Ok(found), true) = (&synced, self.expect.whole && !self.stale) {
                     let same_era = self.truth.lock().unwrap().eras() == 1;
                     assert!(*found >= revision || !same_era, "C8: sync gave {found}");
+                }
+                if synced.is_ok() {
+                    let view = self.ks.read();
+                    let mut audit = self.audit.lock().unwrap();
+                    audit.expect_since(self.era, &view, &self.ks.rejected());
                 }
                 self.allow(synced);
             }

@@ -1,11 +1,11 @@
 //! What can be done to a store in a run: writes, faults, disasters, forgeries.
 //!
-//! Owns the kinds of worlds and their random acts; must not look at what is shown.
+//! Owns the kinds of worlds and their random acts, but for `disasters`; must not look at what is shown.
 
 use std::time::Duration;
 
-use etcd_keyspace::testing::{Call, FakeEtcd, Faults, Op};
-use etcd_keyspace::{KeyRange, Revision, ServerVersion, SourceErrorKind};
+use etcd_keyspace::testing::{Bug, Call, FakeEtcd, Faults, Op};
+use etcd_keyspace::{KeyRange, ServerVersion, SourceErrorKind};
 
 use crate::fake::PREFIX;
 use crate::forgery::forged;
@@ -20,10 +20,24 @@ pub(crate) enum Kind {
     Honest,
     /// The same with servers that have the bugs of their version.
     Old,
-    /// The store is restored from backups, or replaced by another cluster.
+    /// The store is restored from backups, wiped and seeded again, or replaced by another cluster.
     Restored,
     /// Messages of the watch are rewritten, swallowed and made up.
     Hostile,
+}
+
+impl Kind {
+    /// The kind that `SIM_KIND` asks for.
+    pub(crate) fn asked_for() -> Option<Self> {
+        let kind = std::env::var("SIM_KIND").ok()?;
+        Some(match kind.as_str() {
+            "honest" => Kind::Honest,
+            "old" => Kind::Old,
+            "restored" => Kind::Restored,
+            "hostile" => Kind::Hostile,
+            _ => panic!("SIM_KIND={kind} is no kind of world"),
+        })
+    }
 }
 
 /// The store of a run.
@@ -33,7 +47,13 @@ pub(crate) struct World {
     pub(crate) truth: SharedTruth,
     endpoints: usize,
     written: u64,
-    leases: Vec<i64>,
+    /// Values come from a few, so that histories may agree in them.
+    scripted: bool,
+    /// There is one reader, so that what was read was read by it.
+    pub(crate) alone: bool,
+    /// Members that lag answer linearizable reads.
+    lags: bool,
+    pub(crate) leases: Vec<i64>,
     /// Faults that may end the first load for good are kept back until then.
     pub(crate) loaded: bool,
     /// A member with stale reads has lagged: nothing linearizable is what it says.
@@ -47,15 +67,17 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// The world of a seed; of kind `kind`, unless the seed decides that too.
+    pub(crate) fn new(seed: u64, kind: Option<Kind>) -> Self {
         let etcd = FakeEtcd::with_seed(seed);
         let random = |bound| usize::try_from(etcd.random(bound)).unwrap();
-        let kind = match random(10) {
-            0..=5 => Kind::Honest,
-            6 | 7 => Kind::Old,
-            8 => Kind::Restored,
+        let of_seed = match random(20) {
+            0..=8 => Kind::Honest,
+            9..=12 => Kind::Old,
+            13..=17 => Kind::Restored,
             _ => Kind::Hostile,
         };
+        let kind = kind.unwrap_or(of_seed);
         let endpoints = random(3) + 1;
         let etcd = etcd.clone().with_endpoints(endpoints);
         etcd.set_progress_interval([None, Some(Duration::from_secs(3))][random(2)]);
@@ -63,6 +85,13 @@ impl World {
         etcd.set_batch_revisions(random(20) + 1);
         etcd.set_queue_responses([1, 5, 128][random(3)]);
         let doubted = !choose_version(&etcd, kind).progress_is_trusted();
+        let lags = kind == Kind::Restored && random(4) == 0;
+        if lags {
+            etcd.faults().bug(Bug::StaleReads, true);
+        }
+        for _ in 0..random(4) {
+            etcd.faults().elect_leader();
+        }
         let truth = crate::truth::Truth::new(etcd.clone(), kind == Kind::Hostile);
         let mut world = World {
             etcd,
@@ -70,6 +99,9 @@ impl World {
             truth,
             endpoints,
             written: 0,
+            scripted: kind == Kind::Restored && random(2) == 0,
+            alone: false,
+            lags,
             leases: Vec::new(),
             loaded: false,
             stale: false,
@@ -81,19 +113,20 @@ impl World {
         world
     }
 
-    fn random(&self, bound: u64) -> u64 {
+    pub(crate) fn random(&self, bound: u64) -> u64 {
         self.etcd.random(bound)
     }
 
-    fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         format!("{PREFIX}{}", self.random(KEYS))
     }
 
-    /// A value never written before, so that no two histories agree by chance; every tenth is bad.
-    fn value(&mut self) -> String {
+    /// A value never written before, or one of few where writers follow a script; every tenth is bad.
+    pub(crate) fn value(&mut self) -> String {
         self.written += 1;
+        let number = if self.scripted { self.random(3) } else { self.written };
         let bad = if self.random(10) == 0 { "bad" } else { "" };
-        format!("{bad}{}", self.written)
+        format!("{bad}{number}")
     }
 
     fn put(&mut self) -> Op {
@@ -119,7 +152,7 @@ impl World {
         }
     }
 
-    fn put_some(&mut self, times: u64) {
+    pub(crate) fn put_some(&mut self, times: u64) {
         for _ in 0..times {
             let op = self.put();
             self.etcd.txn([op]);
@@ -134,7 +167,8 @@ impl World {
             return;
         }
         self.written += 1;
-        let value = self.written.to_string();
+        let number = if self.scripted { self.random(3) } else { self.written };
+        let value = number.to_string();
         self.etcd.txn((0..4).map(|n| Op::put(format!("{group}{n}"), value.clone())));
     }
 
@@ -195,10 +229,16 @@ impl World {
     /// Faults of an honest server and a bad network; none loses history.
     pub(crate) fn fault(&mut self) {
         let faults = self.anywhere();
+        if self.lags && self.random(4) == 0 {
+            self.stale = true;
+            return faults.hold_back();
+        }
         let some = 1 + self.random(4);
         let count = usize::try_from(some).unwrap();
         let delay = Duration::from_millis(some * 10);
-        match self.random(31) {
+        match self.random(33) {
+            31 => faults.late_term(),
+            32 => faults.elect_leader(),
             0 | 1 => faults.cut(),
             2 | 3 => faults.cut_after(some),
             4 => faults.end_streams(),
@@ -238,7 +278,7 @@ impl World {
             25 => faults.delay_call(Call::Range, delay * 10),
             26 => faults.strip_headers(),
             27 => {
-                self.stale |= self.kind == Kind::Old;
+                self.stale |= self.kind == Kind::Old || self.lags;
                 faults.hold_back();
             }
             28 | 29 => {
@@ -305,36 +345,6 @@ impl World {
         let call = calls[usize::try_from(self.random(5)).unwrap()];
         let kind = [SourceErrorKind::Unavailable, SourceErrorKind::Timeout][usize::from(times > 2)];
         faults.refuse_times(call, kind, times);
-    }
-
-    /// The store goes back to a backup, or another cluster takes its place.
-    ///
-    /// That takes a while, so every client loses its connections; what is written when the new store
-    /// comes up is there before anybody has looked.
-    pub(crate) async fn disaster(&mut self) {
-        self.disasters += 1;
-        let faults = self.etcd.faults();
-        faults.heal();
-        faults.down();
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        let back = i64::try_from(self.random(15)).unwrap();
-        let revision = (self.etcd.revision() - back).max(1);
-        match self.random(3) {
-            0 => self.begin_era(revision, |etcd| etcd.restore(revision)),
-            1 => self.begin_era(revision, |etcd| etcd.restore_bumped(revision, 10_000)),
-            _ => self.begin_era(self.etcd.revision(), FakeEtcd::change_cluster),
-        }
-        self.put_some(self.random(3) * 8);
-        faults.up();
-    }
-
-    fn begin_era(&mut self, revision: Revision, act: impl FnOnce(&FakeEtcd)) {
-        let mut truth = self.truth.lock().unwrap();
-        truth.begin_era(revision);
-        act(&self.etcd);
-        truth.refresh();
-        drop(truth);
-        self.leases.clear();
     }
 
     /// Rewrites a part of all messages from now on.
