@@ -8,7 +8,7 @@ use etcd_keyspace::{Rejected, Revision, View};
 
 use crate::observed::{Expect, SharedFolded, check_groups};
 use crate::reader::Options;
-use crate::truth::{SharedTruth, Shown};
+use crate::truth::{SharedTruth, Shown, Truth};
 use crate::value::Value;
 
 /// What was published so far.
@@ -131,11 +131,7 @@ impl Audit {
             eras = (last + 1..truth.eras()).filter(continued).filter(&mut fits).collect();
         }
         if eras.is_empty() {
-            let confused = |old: &usize| {
-                let mut later = *old + 1..truth.eras();
-                later.any(|new| truth.may_confuse(*old, new, self.confirmed, self.budget))
-            };
-            self.excused = self.eras.iter().any(confused);
+            self.excused = self.is_excused(&truth);
         }
         if eras.is_empty() && !self.excused {
             let first = self.eras.first().map_or(0, |first| first + 1);
@@ -157,8 +153,21 @@ impl Audit {
     /// Asserts that the view shows `era` or a later one, since a `sync` began in that era.
     pub(crate) fn expect_since(&mut self, era: usize, view: &View<Value>, rejected: &[Rejected]) {
         self.see(view, rejected);
+        if !self.may_be_since(era) {
+            // Nothing was written yet that would show it.
+            self.excused = self.is_excused(&self.truth.lock().unwrap());
+        }
         let since = self.may_be_since(era);
         assert!(since, "C2, C8: synced in era {era} with one that is gone, of {:?}", self.eras);
+    }
+
+    /// Whether the mirror may have taken a later era for one that it knows.
+    fn is_excused(&self, truth: &Truth) -> bool {
+        let confused = |old: &usize| {
+            let mut later = *old + 1..truth.eras();
+            later.any(|new| truth.may_confuse(*old, new, self.confirmed, self.budget))
+        };
+        self.eras.iter().any(confused)
     }
 
     /// Whether what is shown may be the store of now.
