@@ -84,7 +84,11 @@ impl World {
         match self.random(8) {
             0 => self.begin_era(now, now, FakeEtcd::change_cluster),
             1 => self.begin_era(now, backup, |etcd| etcd.restore_bumped(backup, BUMP)),
-            2 | 3 => self.begin_era(now, 1, FakeEtcd::wipe),
+            2 | 3 => {
+                let lost = self.begin_era(now, 1, FakeEtcd::wipe);
+                self.kept_leases.clear();
+                lost
+            }
             _ => {
                 let term = [2, term, term + 1][self.some(3)];
                 self.begin_era(now, backup, |etcd| etcd.restore_at_term(backup, term))
@@ -112,7 +116,7 @@ impl World {
         act(&self.etcd);
         truth.refresh();
         drop(truth);
-        self.leases.clear();
+        self.kept_leases = std::mem::take(&mut self.leases);
         lost
     }
 
@@ -139,8 +143,9 @@ impl World {
         for transaction in script {
             let before = self.etcd.revision();
             let op = |event: &Event| match event {
-                Event::Put(RawKeyValue { key, value, .. }) => {
-                    Op::put(key.as_slice(), value.as_slice())
+                Event::Put(RawKeyValue { key, value, lease, .. }) => {
+                    let lease = if self.kept_leases.contains(lease) { *lease } else { 0 };
+                    Op::put_leased(key.as_slice(), value.as_slice(), lease)
                 }
                 Event::Delete { key, .. } => Op::delete(key.as_slice()),
             };

@@ -54,6 +54,8 @@ pub(crate) struct World {
     /// Members that lag answer linearizable reads.
     lags: bool,
     pub(crate) leases: Vec<i64>,
+    /// Leases that a restored store still has.
+    pub(crate) kept_leases: Vec<i64>,
     /// Faults that may end the first load for good are kept back until then.
     pub(crate) loaded: bool,
     /// A member with stale reads has lagged: nothing linearizable is what it says.
@@ -103,6 +105,7 @@ impl World {
             alone: false,
             lags,
             leases: Vec::new(),
+            kept_leases: Vec::new(),
             loaded: false,
             stale: false,
             disasters: 0,
