@@ -131,6 +131,8 @@ impl World {
         let group = transaction[at].key().starts_with(format!("{PREFIX}g").as_bytes());
         let (key, value) = (self.key(), self.value());
         match (self.random(3), &mut transaction[at]) {
+            // A group is shown whole, so all of it can be decoded.
+            (0, Event::Put(kv)) if group => kv.value = b"changed".to_vec(),
             (0, Event::Put(kv)) => kv.value = value.into_bytes(),
             (1, Event::Put(kv)) if !group => kv.key = key.into_bytes(),
             _ if !group => drop(transaction.remove(at)),
