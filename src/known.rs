@@ -105,7 +105,7 @@ fn newest_at<E>(packed: &Packed<E>, rank: usize, key: &[u8]) -> Option<(Numbers,
 pub(crate) struct Differing {
     /// Keys that only one side has, or whose newest write is another one.
     pub(crate) keys: u64,
-    /// Keys with the same newest write and another value: two histories.
+    /// Keys with the same newest write and another value or lease: two histories.
     pub(crate) values: u64,
 }
 
@@ -153,7 +153,8 @@ impl<T> Comparison<T> {
             }
             match self.walk.pass(key).filter(|known| known.numbers.is_same_write(numbers)) {
                 Some(known) => {
-                    differing.values += u64::from(value.is_some_and(|value| value != known.value));
+                    let same = |value| value == known.value && known.numbers.lease == numbers.lease;
+                    differing.values += u64::from(value.is_some_and(|value| !same(value)));
                 }
                 None => differing.keys += 1,
             }
@@ -184,6 +185,7 @@ impl Write {
         found.is_some_and(|found| {
             self.key == found.key
                 && self.numbers.is_same_write(Numbers::from(found))
+                && self.numbers.lease == found.lease
                 && self.value == ValueHash::of(&found.value)
         })
     }
