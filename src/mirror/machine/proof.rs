@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Instant, Machine, Phase, Purpose, Reload, SourceError, SourceErrorKind};
+use super::{Action, Instant, Machine, Phase, Purpose, SourceError, SourceErrorKind};
 use crate::entry::{Numbers, ValueHash};
 use crate::event::{Header, Revision};
 use crate::known::{Differing, Write};
@@ -153,8 +153,9 @@ impl Machine {
             return;
         }
         match result {
+            // Also where an old server lost events: a revision must not name two states (C1).
             Ok(differing) if differing.values > 0 => self.history_changed(now, OTHER_VALUE),
-            Ok(differing) if differing.keys > 0 => self.other_keys(now),
+            Ok(differing) if differing.keys > 0 => self.history_changed(now, OTHER_KEYS),
             Ok(_) if last => self.proved(now),
             Ok(_) => {}
             Err(error) => {
@@ -212,7 +213,7 @@ impl Machine {
             Ok(page) => {
                 let write = proof.newest.get(index);
                 if write.is_some_and(|write| !write.is(page.kvs.first())) {
-                    return self.other_keys(now);
+                    return self.history_changed(now, OTHER_KEYS);
                 }
                 self.answered(now);
             }
@@ -227,7 +228,7 @@ impl Machine {
         match result {
             Ok(page) => {
                 if !page.kvs.is_empty() || usize::try_from(page.count) != Ok(self.known.keys) {
-                    return self.other_keys(now);
+                    return self.history_changed(now, OTHER_KEYS);
                 }
                 self.answered(now);
             }
@@ -245,19 +246,6 @@ impl Machine {
         if proof.awaited == 0 {
             self.proved(now);
         }
-    }
-
-    /// The store has other keys, or other writes of them, at the cursor. A server that loses events
-    /// without a word may have lost them here; any other has another history.
-    fn other_keys(&mut self, now: Instant) {
-        let loses_events = self.version.is_none_or(|version| !version.progress_is_trusted());
-        if self.is_suspected() || self.has_gaps() || !loses_events {
-            return self.history_changed(now, OTHER_KEYS);
-        }
-        self.report.counters.discontinuities += 1;
-        tracing::warn!(name = %self.options.name, cursor = self.known.cursor,
-            "the store has other keys at the known revision; everything is read again");
-        self.schedule_reload(now, Reload::GAPS);
     }
 
     fn not_proven(&mut self, now: Instant, error: SourceError) {
