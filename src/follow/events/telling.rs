@@ -114,6 +114,10 @@ impl<T: Send + Sync + 'static> Events<T> {
                 None
             }
             Begin::After(place, mut reached) => match reached.as_mut().poll(cx) {
+                Poll::Pending if self.begins_in_the_view() => {
+                    let now = ks.snapshot();
+                    self.resume(Place { epoch: now.epoch(), ..place }, &now)
+                }
                 Poll::Pending => {
                     self.begin = Some(Begin::After(place, reached));
                     None
@@ -133,6 +137,15 @@ impl<T: Send + Sync + 'static> Events<T> {
                 None
             }
         }
+    }
+
+    /// Whether this key space made the token from a view that it still has. A suspicion against the
+    /// store, which no wait for a revision passes, takes nothing back of that.
+    fn begins_in_the_view(&self) -> bool {
+        let ks = &self.interested.ks;
+        let now = ks.snapshot();
+        let here = (ks.shared().id(), now.epoch());
+        self.start.epoch == Some(here) && now.confirmed() >= self.start.revision()
     }
 
     /// Goes on after a place that `now` has reached, or with a `Sync` when that is not kept.
