@@ -86,7 +86,7 @@ impl Reader {
         if random(4) == 0 {
             builder = builder.audit_interval(CHECK_INTERVAL * 2);
         }
-        let builder = with_budget(builder, budget, 1 << 20);
+        let builder = builder.proof_budget(budget, 1 << 20);
         let (ks, mirror) = builder.build(etcd.clone());
         watch_lock_of(&ks);
         let folded = Folded::new(Arc::clone(truth), expect);
@@ -228,11 +228,6 @@ impl Reader {
         let ended = self.ks.wait_for_revision(Revision::MAX).await;
         assert!(matches!(ended, Err(WaitError::Stopped(_))), "C8: {ended:?}");
     }
-}
-
-/// TODO: `Builder::proof_budget`, once it is there.
-fn with_budget(builder: Builder<Value>, _keys: usize, _bytes: usize) -> Builder<Value> {
-    builder
 }
 
 fn spawn_auditor(ks: KeySpace<Value>, audit: Arc<Mutex<Audit>>) -> JoinHandle<()> {
