@@ -294,7 +294,7 @@ impl Watcher {
         let before = self.queue.back().and_then(|queued| queued.at);
         let own = (!delay.is_zero()).then(|| Instant::now() + delay);
         if let Some(header) = response.header.filter(|_| !response.created) {
-            self.joinable = self.joinable.max(header.revision + 1);
+            self.joinable = self.joinable.max(header.revision.saturating_add(1));
         }
         self.queued += 1;
         self.queue.push_back(Queued { at: own.max(before), response });
