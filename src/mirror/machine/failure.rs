@@ -32,6 +32,10 @@ impl Machine {
         if hopeless && !self.known.loaded {
             return self.stop(StopReason::Refused { cause: Arc::new(error) });
         }
+        if self.phase == Phase::Live && self.queue.reaches(self.known.cursor.saturating_add(1)) {
+            // The connection brought something new before it broke, so this is the first failure.
+            self.proven();
+        }
         let delay = if hopeless {
             // The rights of many processes end, and come back, at the same moment.
             self.jitter.shorten(self.options.backoff_max)
