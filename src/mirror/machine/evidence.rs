@@ -194,7 +194,7 @@ impl Machine {
         }
         match purpose {
             // Content is compared or loaded, whatever the term.
-            Purpose::Page | Purpose::Compared => true,
+            Purpose::Page | Purpose::Compared | Purpose::Newest { .. } | Purpose::Census => true,
             Purpose::Identify { .. } if asked_again => true,
             Purpose::Identify { .. } => {
                 self.identify(now);
