@@ -114,7 +114,9 @@ impl<T: Send + Sync + 'static> Events<T> {
                 None
             }
             Begin::After(place, mut reached) => match reached.as_mut().poll(cx) {
-                Poll::Pending if self.begins_in_the_view() => {
+                Poll::Pending | Poll::Ready(Err(WaitError::Stopped(_)))
+                    if self.begins_in_the_view() =>
+                {
                     let now = ks.snapshot();
                     self.resume(Place { epoch: now.epoch(), ..place }, &now)
                 }
