@@ -31,6 +31,8 @@ pub(crate) struct Audit {
     /// Another history was not found, where the docs of `proof_budget` say so. Nothing is checked until
     /// the next epoch.
     pub(crate) excused: bool,
+    /// Within this epoch a later era looked like the one that is shown, so it may be shown already.
+    confusable: bool,
     /// How many keys the mirror compares whole.
     budget: usize,
     /// Nothing of what the server says is sure to be true.
@@ -52,6 +54,7 @@ impl Audit {
             eras: vec![0],
             tainted: false,
             excused: false,
+            confusable: false,
             forged: false,
         }
     }
@@ -88,7 +91,7 @@ impl Audit {
             let first = self.eras.first().copied().unwrap_or(0);
             self.eras = (first..truth.eras()).collect();
             self.places.clear();
-            self.excused = false;
+            (self.excused, self.confusable) = (false, false);
             return;
         }
         assert!(view.revision() >= self.revision, "C6: the revision went back");
@@ -130,8 +133,9 @@ impl Audit {
             };
             eras = (last + 1..truth.eras()).filter(continued).filter(&mut fits).collect();
         }
+        self.confusable |= self.is_excused(&truth);
         if eras.is_empty() {
-            self.excused = self.is_excused(&truth);
+            self.excused = self.confusable;
         }
         if eras.is_empty() && !self.excused {
             let first = self.eras.first().map_or(0, |first| first + 1);
@@ -159,7 +163,7 @@ impl Audit {
         }
         if !self.may_be_since(era) {
             // Nothing was written yet that would show it.
-            self.excused = self.is_excused(&self.truth.lock().unwrap());
+            self.excused = self.confusable || self.is_excused(&self.truth.lock().unwrap());
         }
         let since = self.may_be_since(era);
         assert!(since, "C2, C8: synced in era {era} with one that is gone, of {:?}", self.eras);
