@@ -34,9 +34,10 @@ fn filled() -> FakeEtcd {
     etcd
 }
 
-/// With the times that mirrors have unless told otherwise.
+/// With the default times. The range stands for one of 20,000 keys, which is beyond the budget of what is
+/// compared whole.
 fn builder(seed: u64) -> Builder<Vec<u8>> {
-    KeySpace::builder(fake::PREFIX).unwrap().bytes().seed(seed)
+    KeySpace::builder(fake::PREFIX).unwrap().bytes().proof_budget(0, 0).seed(seed)
 }
 
 /// How long one mirror took from its own start, and the mirror.
@@ -146,8 +147,9 @@ async fn t64_spread_starts_and_warm_restarts_shorten_the_queue() {
         assert!(spread.longest_queue * 10 < together.longest_queue, "{spread:?} {together:?}");
         assert!(spread.median * 10 < together.median, "{spread:?} {together:?}");
         assert_eq!(spread.failures, 0);
+        // Eight small requests each: five of them compare the newest writes and the number of keys.
         assert!(warm.longest_queue * 10 < together.longest_queue, "{warm:?} {together:?}");
-        assert!(warm.all_live * 10 < together.all_live, "{warm:?} {together:?}");
+        assert!(warm.all_live * 7 < together.all_live, "{warm:?} {together:?}");
         // The break itself is the one failure of each.
         assert_eq!(warm.failures, u64::from(count));
     }

@@ -154,7 +154,7 @@ impl Run {
                 Header { revision: input.number(header.revision), ..any_header(input, header) };
         }
         match self.writer.load(header, kvs.clone()) {
-            Ok(_) => self.model.load(header, kvs),
+            Ok(_) => self.model.load(header, kvs, self.continuity),
             Err(LoadError::NoRevision { got }) => assert!(got == header.revision && got <= 0),
             Err(LoadError::Behind { confirmed, got }) => {
                 assert!(got < confirmed && confirmed == self.model.confirmed);
@@ -164,6 +164,9 @@ impl Run {
             }
             Err(LoadError::ClusterMismatch { expected, got }) => {
                 assert!(Some(expected) == self.model.cluster_id && got != expected);
+            }
+            Err(LoadError::Impossible { key, .. }) => {
+                assert!(kvs.iter().any(|kv| kv.key == key && !model::is_possible(kv)));
             }
             Err(LoadError::Unordered { key }) => {
                 let inside = self.ks.mirrored().contains(&key);

@@ -234,7 +234,7 @@ fn h21_a_read_that_contradicts_the_view_begins_a_new_epoch() {
         with_value(a(), "other"),
         kv("/a", 2, 4, 3),
         kv("/a", 4, 4, 2),
-        kv("/a", 2, 3, 1),
+        kv("/a", 2, 3, 2),
         with_value(RawKeyValue { version: 0, ..a() }, "other"),
     ];
     for kv in never {
@@ -315,7 +315,7 @@ fn h20_a_reload_keeps_equal_values_and_replaces_others() {
 #[test]
 fn h20_c10_values_of_a_former_history_stand_in_for_nothing() {
     let bad = |kv, byte| RawKeyValue { value: vec![byte], ..kv };
-    let same = bad(kv("/b", 2, 6, 2), 0xff);
+    let same = bad(kv("/b", 2, 6, 3), 0xff);
     // Read as the same history, each of these shows that it is another one.
     let reads = [
         vec![with_value(kv("/a", 2, 4, 2), "other"), same.clone()],
@@ -325,7 +325,7 @@ fn h20_c10_values_of_a_former_history_stand_in_for_nothing() {
     for kvs in reads {
         let decoder = |kv: RawKeyValue| String::from_utf8(kv.value);
         let (ks, mut writer) = KeySpace::builder("/").unwrap().decoder(decoder).writer();
-        writer.load(header(5), vec![kv("/b", 2, 4, 1), kv("/c", 5, 5, 1)]).unwrap();
+        writer.load(header(5), vec![kv("/b", 2, 4, 2), kv("/c", 5, 5, 1)]).unwrap();
         let now = vec![kv("/a", 2, 4, 2), same.clone(), kv("/c", 5, 5, 1)];
         let mut loading = writer.begin_load(true, true);
         loading.page(now).unwrap();

@@ -15,6 +15,13 @@ pub fn decode(kv: RawKeyValue) -> Result<Vec<u8>, &'static str> {
     if kv.value.starts_with(b"!") { Err("begins with !") } else { Ok(kv.value) }
 }
 
+/// Whether etcd can give a key these numbers; version 0 is that of a server that keeps none.
+pub fn is_possible(kv: &RawKeyValue) -> bool {
+    let created = kv.create_revision == kv.mod_revision;
+    let revisions = kv.create_revision > 0 && kv.mod_revision >= kv.create_revision;
+    revisions && kv.version >= 0 && (kv.version != 1 || created)
+}
+
 /// One known key: its newest record, and what is shown for it.
 #[derive(Debug, Clone)]
 struct Known {
@@ -143,9 +150,8 @@ impl Model {
                 (Event::Put(kv), old) => {
                     known.insert(key, kv);
                     match old {
-                        None => {
-                            kv.create_revision == kv.mod_revision && (0..=1).contains(&kv.version)
-                        }
+                        _ if !is_possible(kv) => false,
+                        None => kv.create_revision == kv.mod_revision && kv.version <= 1,
                         Some(old) => {
                             let kept = old.version != 0 && kv.version != 0;
                             kv.create_revision == old.create_revision
@@ -163,21 +169,45 @@ impl Model {
         })
     }
 
-    /// Takes in an accepted complete read; what is unchanged shows what it showed.
-    pub fn load(&mut self, header: Header, kvs: Vec<RawKeyValue>) {
-        let numbers =
-            |kv: &RawKeyValue| (kv.create_revision, kv.mod_revision, kv.version, kv.lease);
+    /// Whether a read cannot be of the history of what is known.
+    fn is_contradicted(&self, kvs: &[RawKeyValue], continuity: Continuity) -> bool {
+        let complete = self.confirmed > 0 && continuity == Continuity::Strict;
+        kvs.iter().any(|kv| {
+            let known = self.keys.get(&kv.key).map(|known| &known.newest);
+            let versions = |old: &RawKeyValue| {
+                old.version == kv.version || old.version == 0 || kv.version == 0
+            };
+            let same = known.is_some_and(|old| {
+                let at = (old.create_revision, old.mod_revision);
+                at == (kv.create_revision, kv.mod_revision)
+                    && versions(old)
+                    && old.value == kv.value
+            });
+            let late = known.is_some_and(|old| kv.mod_revision <= old.mod_revision);
+            !same && (late || complete && kv.mod_revision <= self.confirmed)
+        })
+    }
+
+    /// Loads an accepted complete read. Unchanged keys keep their entries, but nothing of a former
+    /// history stands in for a rejected value.
+    pub fn load(&mut self, header: Header, kvs: Vec<RawKeyValue>, continuity: Continuity) {
+        let other = self.is_contradicted(&kvs, continuity);
         let before = (self.shown(), self.rejected_records());
         let first = self.revision == 0;
         let gone = |key: &Vec<u8>| kvs.binary_search_by(|kv| kv.key.cmp(key)).is_err();
         self.keys.retain(|key, _| !gone(key));
         for kv in &kvs {
             let known = self.keys.get(&kv.key);
-            if known.is_none_or(|known| numbers(&known.newest) != numbers(kv)) {
+            if known.is_none_or(|known| *known.newest != *kv) {
                 self.put(kv);
             }
         }
-        if first || before != (self.shown(), self.rejected_records()) {
+        for known in self.keys.values_mut() {
+            if other && known.newest.value.starts_with(b"!") {
+                known.shown = None;
+            }
+        }
+        if other || first || before != (self.shown(), self.rejected_records()) {
             self.revision = header.revision;
         }
         self.confirmed = header.revision;

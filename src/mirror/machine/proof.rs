@@ -55,8 +55,8 @@ pub(super) struct Proof {
     begins: Option<Instant>,
     pager: Option<Pager>,
     newest: Vec<Write>,
-    /// Answers that are awaited.
-    awaited: usize,
+    /// Which of them is asked for; beyond them, the keys are counted.
+    next: usize,
 }
 
 impl Machine {
@@ -64,7 +64,7 @@ impl Machine {
     pub(super) fn prove(&mut self, header: Header, asked: Instant) {
         self.phase = Phase::Proving;
         let (begins, pager, newest) = (None, None, Vec::new());
-        self.proof = Some(Proof { header, asked, begins, pager, newest, awaited: 0 });
+        self.proof = Some(Proof { header, asked, begins, pager, newest, next: 0 });
         // With gaps the content at the cursor is not what the store had, but single writes are.
         let budget = match (self.has_gaps(), self.is_suspected()) {
             (true, _) => None,
@@ -95,8 +95,12 @@ impl Machine {
                 }
                 self.check_proof(now);
             }
-            Basis::Newest(newest) if newest.is_empty() && self.has_gaps() => self.proved(now),
-            Basis::Newest(newest) => self.ask_newest(newest),
+            Basis::Newest(newest) => {
+                if let Some(proof) = &mut self.proof {
+                    proof.newest = newest;
+                }
+                self.ask_next(now);
+            }
         }
     }
 
@@ -165,23 +169,23 @@ impl Machine {
         }
     }
 
-    /// Asks for the newest live writes and for the number of keys, all as of the cursor; with gaps only
-    /// for the writes, each as of its own revision.
-    fn ask_newest(&mut self, newest: Vec<Write>) {
-        let (cursor, gaps) = (self.known.cursor, self.has_gaps());
-        for (index, write) in newest.iter().enumerate() {
-            let key = KeyRange::key(write.key.as_slice());
-            let revision = if gaps { write.numbers.mod_revision } else { cursor };
-            let request = RangeRequest { revision, limit: 1, ..RangeRequest::new(key) };
-            self.ask(Purpose::Newest { index }, request);
-        }
-        let proven = newest.first().map_or(0, |write| write.numbers.mod_revision);
-        if let Some(proof) = &mut self.proof {
-            proof.awaited = newest.len() + usize::from(!gaps);
-            proof.newest = newest;
-        }
-        if !gaps {
-            self.ask_census(proven);
+    /// Asks for the next of the newest live writes, then for the number of keys, all as of the cursor; with
+    /// gaps only for the writes, each as of its own revision. One at a time, since many mirrors may ask.
+    fn ask_next(&mut self, now: Instant) {
+        let gaps = self.has_gaps();
+        let Some(proof) = &self.proof else { return };
+        let (index, newest) = (proof.next, proof.newest.first());
+        let proven = newest.map_or(0, |write| write.numbers.mod_revision);
+        match proof.newest.get(index) {
+            Some(write) => {
+                let key = KeyRange::key(write.key.as_slice());
+                let at_write = write.numbers.mod_revision;
+                let revision = if gaps { at_write } else { self.known.cursor };
+                let request = RangeRequest { revision, limit: 1, ..RangeRequest::new(key) };
+                self.ask(Purpose::Newest { index }, request);
+            }
+            None if gaps => self.proved(now),
+            None => self.ask_census(proven),
         }
     }
 
@@ -207,22 +211,24 @@ impl Machine {
         index: usize,
         result: Result<RangePage, SourceError>,
     ) {
-        let known = self.keys_known();
-        let Some(proof) = self.proof.as_mut().filter(|_| known) else { return };
+        let proving = self.phase == Phase::Proving;
+        let proof = self.proof.as_mut().filter(|proof| proving && proof.next == index);
+        let Some(proof) = proof else { return };
         match result {
             Ok(page) => {
                 let write = proof.newest.get(index);
                 if write.is_some_and(|write| !write.is(page.kvs.first())) {
                     return self.history_changed(now, OTHER_KEYS);
                 }
-                self.answered(now);
+                proof.next += 1;
+                self.ask_next(now);
             }
             Err(error) => self.not_proven(now, error),
         }
     }
 
     pub(super) fn census_taken(&mut self, now: Instant, result: Result<RangePage, SourceError>) {
-        if !self.keys_known() {
+        if self.phase != Phase::Proving {
             return;
         }
         match result {
@@ -230,21 +236,9 @@ impl Machine {
                 if !page.kvs.is_empty() || usize::try_from(page.count) != Ok(self.known.keys) {
                     return self.history_changed(now, OTHER_KEYS);
                 }
-                self.answered(now);
+                self.proved(now);
             }
             Err(error) => self.not_proven(now, error),
-        }
-    }
-
-    fn keys_known(&self) -> bool {
-        self.phase == Phase::Proving && self.proof.as_ref().is_some_and(|proof| proof.awaited > 0)
-    }
-
-    fn answered(&mut self, now: Instant) {
-        let Some(proof) = &mut self.proof else { return };
-        proof.awaited -= 1;
-        if proof.awaited == 0 {
-            self.proved(now);
         }
     }
 
