@@ -350,7 +350,8 @@ impl Machine {
 
     /// When something is due next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let waits = self.holds_back() || self.fresh.leap.is_some();
+        let proving = self.phase == Phase::Proving;
+        let waits = self.holds_back() || self.fresh.leap.is_some() || proving;
         let queue = self.queue.due().filter(|_| !waits).and_then(|due| match due {
             Due::At(at) => Some(at),
             // Taken at the end of the input that made it due.
@@ -372,9 +373,10 @@ impl Machine {
         self.actions.push_back(action);
     }
 
-    /// Asks for everything queued to be applied, unless the store's revision must be read first.
+    /// Asks for everything queued to be applied, unless the store must be proven or read first.
     fn flush(&mut self, now: Option<Instant>) {
-        if self.queue.is_empty() || self.fresh.leap.is_some() {
+        let proving = self.phase == Phase::Proving;
+        if self.queue.is_empty() || self.fresh.leap.is_some() || proving {
             return;
         }
         let batch = self.queue.take(now);

@@ -74,6 +74,8 @@ pub struct Mirror<T: Send + Sync + 'static> {
     /// Answers to requests of an earlier connection are dropped by it.
     generation: u64,
     intake: Option<Intake>,
+    /// Messages that came with the beginning of a proof, for after it.
+    unread: VecDeque<Item>,
     chunks: Option<mpsc::Receiver<Result<Option<RangeChunk>, SourceError>>>,
     /// What a former mirror stored, until it is taken in.
     warm: Option<Warm<T>>,
@@ -147,6 +149,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             requests: JoinSet::new(),
             generation: 0,
             intake: None,
+            unread: VecDeque::new(),
             chunks: None,
             warm,
             keeper,
@@ -256,6 +259,11 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         }
         let shared = Arc::clone(self.sink.writer.shared());
         let deadline = self.machine.deadline();
+        // Until the store is proven, events wait in the intake.
+        let listens = !self.machine.proves_watch();
+        if listens && !self.unread.is_empty() {
+            return Wake::Messages(std::mem::take(&mut self.unread));
+        }
         let wake = tokio::select! {
             biased;
             // An error means that no handle and no key space is left, which is the same.
@@ -270,11 +278,13 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             },
             chunk = receive_chunk(&mut self.chunks) => Wake::Chunk(chunk),
             // They came in time: the watch was not silent, the mirror did not listen.
-            messages = receive_messages(self.intake.as_ref()), if self.held_up => {
+            messages = receive_messages(self.intake.as_ref()), if self.held_up && listens => {
                 Wake::Messages(messages)
             }
             () = until(deadline) => Wake::Timer,
-            messages = receive_messages(self.intake.as_ref()) => Wake::Messages(messages),
+            messages = receive_messages(self.intake.as_ref()), if listens => {
+                Wake::Messages(messages)
+            }
         };
         if matches!(wake, Wake::Messages(_) | Wake::Timer) {
             self.held_up = false;
@@ -347,9 +357,13 @@ impl<T: Send + Sync + 'static> Mirror<T> {
     }
 
     /// Takes in all that arrived before anything is applied, so that a burst is one batch.
-    fn receive(&mut self, messages: VecDeque<Item>) {
-        for message in messages {
+    fn receive(&mut self, mut messages: VecDeque<Item>) {
+        while let Some(message) = messages.pop_front() {
             self.decide(Input::Message(message));
+            if self.machine.proves_watch() {
+                self.unread = messages;
+                break;
+            }
         }
         self.execute();
     }
@@ -403,6 +417,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             Action::Disconnect => self.disconnect(),
             Action::CloseWatch => {
                 self.intake = None;
+                self.unread.clear();
                 self.sink.end_audit();
             }
             Action::RequestProgress => {
@@ -479,6 +494,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         self.requests.abort_all();
         self.connection = None;
         self.intake = None;
+        self.unread.clear();
         self.chunks = None;
         self.sink.abandon();
     }

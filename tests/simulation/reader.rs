@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use etcd_keyspace::testing::FakeEtcd;
 use etcd_keyspace::{
-    BadValues, Builder, Derived, KeySpace, OnHistoryChange, Revision, State, StopReason, WaitError,
+    BadValues, Derived, KeySpace, OnHistoryChange, Revision, State, StopReason, WaitError,
 };
 use tokio::task::JoinHandle;
 use tokio::time::Instant;

@@ -108,7 +108,11 @@ impl Machine {
         }
         match self.reload {
             Some(reload) if !reload.same_history => self.begin_load(now, reload),
-            _ => self.prove(header, asked),
+            None if !self.is_suspected() => {
+                self.note_read(header.revision, asked);
+                self.open_watch();
+            }
+            _ => self.prove(Some(header)),
         }
     }
 

@@ -31,7 +31,8 @@ impl Machine {
         now: Instant,
         result: Result<Option<WatchResponse>, SourceError>,
     ) {
-        if !matches!(self.phase, Phase::Live | Phase::Creating { .. }) {
+        let open = matches!(self.phase, Phase::Live | Phase::Creating { .. });
+        if !open && !self.proves_watch() {
             return;
         }
         let response = match result {
@@ -130,10 +131,15 @@ impl Machine {
             let kind = SourceErrorKind::Malformed;
             return self.fail(now, SourceError::new(kind, "the watch was created without an id"));
         }
-        self.phase = Phase::Live;
-        self.load_deadline = None;
         self.fresh.watch_id = Some(response.watch_id);
         self.report.counters.watches += 1;
+        self.prove(None);
+    }
+
+    /// The watch is open, and its store has the known content.
+    pub(super) fn live(&mut self, now: Instant) {
+        self.phase = Phase::Live;
+        self.load_deadline = None;
         self.enter(now, State::Live);
         self.act(Action::Watching);
         // Asked at once: the answer is the proof that the watch works.
@@ -156,7 +162,7 @@ impl Machine {
         if requested && self.progress_by() != ProgressBy::Request {
             return;
         }
-        if matches!(self.phase, Phase::Creating { .. }) {
+        if self.phase != Phase::Live {
             return;
         }
         if self.queue.is_partial() {

@@ -1,6 +1,11 @@
 //! Proving by content that the store has the history of the data.
 //!
-//! Owns the phase `Proving`, after every break. Where the range fits the budget, or the store is
+//! Owns the phase `Proving`, after every break and every load. It begins when the watch is open: a
+//! connection that breaks may be made again without a word, to a store that was replaced meanwhile, but a
+//! watch does not outlive its store. Its events wait in the intake, within its bound. A suspected store, or one that has to
+//! be loaded, is compared before that.
+//!
+//! Where the range fits the budget, or the store is
 //! suspected, everything is compared at the cursor's revision, values included. Otherwise the newest
 //! live writes are, with their values, and the keys are counted. A deletion proves nothing: the store
 //! of another history may lack that key too.
@@ -48,9 +53,8 @@ pub(crate) enum Basis {
 /// The proof under way.
 #[derive(Debug)]
 pub(super) struct Proof {
-    /// The answer that showed which store it is, and when it was asked for.
-    header: Header,
-    asked: Instant,
+    /// The answer that showed which store it is, before a watch; with a watch it is not needed.
+    header: Option<Header>,
     /// When the comparison begins.
     begins: Option<Instant>,
     pager: Option<Pager>,
@@ -60,11 +64,11 @@ pub(super) struct Proof {
 }
 
 impl Machine {
-    /// Begins to compare; `header` is the answer to a request made when `asked`.
-    pub(super) fn prove(&mut self, header: Header, asked: Instant) {
+    /// Begins to compare: before a watch, the store that answered with `header`, else that of the watch.
+    pub(super) fn prove(&mut self, header: Option<Header>) {
         self.phase = Phase::Proving;
         let (begins, pager, newest) = (None, None, Vec::new());
-        self.proof = Some(Proof { header, asked, begins, pager, newest, next: 0 });
+        self.proof = Some(Proof { header, begins, pager, newest, next: 0 });
         // With gaps the content at the cursor is not what the store had, but single writes are.
         let budget = match (self.has_gaps(), self.is_suspected()) {
             (true, _) => None,
@@ -72,6 +76,12 @@ impl Machine {
             (false, false) => Some(self.options.proof_budget),
         };
         self.act(Action::BeginProof(budget));
+    }
+
+    /// Whether the watch is open whose store is compared.
+    pub(crate) fn proves_watch(&self) -> bool {
+        let watched = self.proof.as_ref().is_some_and(|proof| proof.header.is_none());
+        watched && self.phase == Phase::Proving
     }
 
     /// Whether events are known to be lost.
@@ -85,7 +95,7 @@ impl Machine {
         }
         match basis {
             Basis::Everything { bytes } => {
-                let hurried = self.is_suspected() || self.demand.is_any();
+                let hurried = self.is_suspected() || self.unproven || self.demand.is_any();
                 let pause = Duration::from_millis(bytes.saturating_mul(1000) / BYTES_PER_SECOND);
                 let pause = if hurried { Duration::ZERO } else { self.jitter.up_to(pause) };
                 let pager = Pager::new(self.range.clone(), self.known.cursor, PAGE_BYTES, 0);
@@ -194,7 +204,7 @@ impl Machine {
         let cursor = self.known.cursor;
         let all =
             RangeRequest { revision: cursor, ..RangeRequest::new(KeyRange::clone(&self.range)) };
-        let request = if proven < cursor {
+        let request = if proven < cursor && !self.unproven {
             // What moved the cursor beyond the newest write was progress, or a deletion. Another
             // history may have writes there, as by the count barrier (B13).
             let min_mod_revision = proven.saturating_add(1);
@@ -244,6 +254,12 @@ impl Machine {
 
     fn not_proven(&mut self, now: Instant, error: SourceError) {
         match error.kind() {
+            // Everything was read just now, and the watch began there: it would be compacted itself if its
+            // store had been so far already. Reading again might never end under many compactions.
+            SourceErrorKind::Compacted if self.proves_watch() && self.unproven => {
+                self.act(Action::EndProof);
+                self.live(now);
+            }
             // The load that follows compares what is left of the known content.
             SourceErrorKind::Compacted => self.compacted(now),
             _ => self.fail(now, error),
@@ -253,20 +269,17 @@ impl Machine {
     /// The store has the known content.
     fn proved(&mut self, now: Instant) {
         let Some(proof) = self.proof.take() else { return };
-        let header = proof.header;
+        self.act(Action::EndProof);
+        let Some(header) = proof.header else { return self.live(now) };
         if self.is_suspected() && !self.has_gaps() {
             let (revision, raft_term) = (header.revision, header.raft_term);
             tracing::info!(name = %self.options.name, revision, raft_term,
                 "the store has the known content; its history is the same");
             self.clear_suspicion(&header);
         }
-        self.act(Action::EndProof);
         match self.reload {
             Some(reload) => self.begin_load(now, reload),
-            None => {
-                self.note_read(header.revision, proof.asked);
-                self.open_watch();
-            }
+            None => self.open_watch(),
         }
     }
 }

@@ -92,7 +92,7 @@ impl Machine {
     pub(super) fn compacted(&mut self, now: Instant) {
         // Told by the watch and again by the probe, it is one compaction.
         self.report.counters.compactions += u64::from(self.reload.is_none());
-        if self.phase == Phase::Proving {
+        if self.phase == Phase::Proving && !self.proves_watch() {
             self.enter(now, State::Reloading);
             // What was doubted stays so, should this load fail.
             return self.begin_load(now, self.reload.unwrap_or(Reload::COMPACTED));
