@@ -23,6 +23,8 @@ pub(crate) struct Pager {
     page_bytes: u64,
     limit: u64,
     limit_max: u64,
+    /// An answer was too large, so pages grow slowly from there.
+    shrunk: bool,
     /// The header of the first answer: later ones carry the store's revision of their own time.
     pinned: Option<Header>,
     expected: Option<u64>,
@@ -55,6 +57,7 @@ impl Pager {
             page_bytes,
             limit,
             limit_max: u64::MAX,
+            shrunk: false,
             pinned: None,
             expected: None,
             keys: 0,
@@ -104,6 +107,7 @@ impl Pager {
     pub(crate) fn shrink(&mut self) -> bool {
         let before = if self.limit == 0 { self.expected.unwrap_or(u64::MAX) } else { self.limit };
         self.limit = (before / 4).max(1);
+        self.shrunk = true;
         before > 1
     }
 
@@ -166,7 +170,10 @@ impl Pager {
     /// remain, so many small pages would be quadratic, and few large ones could be any size.
     fn resize(&mut self, keys: u64, bytes: u64) {
         let wanted = self.page_bytes.saturating_mul(keys) / bytes.max(1);
-        let growth = keys.saturating_mul(MAX_GROWTH).max(FIRST_LIMIT);
+        let growth = match self.shrunk {
+            true => keys.saturating_mul(2),
+            false => keys.saturating_mul(MAX_GROWTH).max(FIRST_LIMIT),
+        };
         self.limit = wanted.clamp(1, growth.min(self.limit_max));
     }
 
@@ -229,6 +236,19 @@ mod tests {
         }
         assert_eq!(pager.request().limit, 1);
         assert!(!pager.shrink());
+    }
+
+    /// Else each page of few keys is followed by one that is too large again.
+    #[test]
+    fn b12_pages_grow_slowly_after_one_was_too_large() {
+        let mut pager = pager();
+        while pager.shrink() {}
+        for (key, limit) in [("/a/1", 2), ("/a/2", 2), ("/a/3", 2)] {
+            pager.page(page(vec![kv(key, 0)], 7, 9999, true)).unwrap();
+            assert_eq!(pager.request().limit, limit);
+        }
+        pager.page(page(vec![kv("/a/4", 0); 2], 7, 9999, true)).unwrap();
+        assert_eq!(pager.request().limit, 4);
     }
 
     #[test]
