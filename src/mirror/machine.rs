@@ -141,6 +141,8 @@ pub(crate) struct Machine {
     hold: Option<held::Hold>,
     /// Since when reloads have been held, one after the other.
     held_since: Option<Instant>,
+    /// The load that is to be shown was held: nobody knows what the store is now.
+    was_held: bool,
     audit: audit::Audit,
     /// What somebody wants for a cut, told before every input.
     pub(crate) wish: Option<Wish>,
@@ -199,6 +201,7 @@ impl Machine {
             load_restarts: 0,
             hold: None,
             held_since: None,
+            was_held: false,
             audit: audit::Audit::default(),
             wish: None,
             cutting: cut::Cutting::default(),

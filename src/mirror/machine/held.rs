@@ -64,6 +64,7 @@ impl Machine {
         match verdict {
             Verdict::Accept => {
                 self.phase = Phase::Loading;
+                self.was_held = true;
                 self.finish_load(hold.header, None);
             }
             Verdict::Refuse => {

@@ -117,6 +117,7 @@ impl Machine {
             return;
         }
         self.pager = None;
+        let was_held = std::mem::take(&mut self.was_held);
         match result {
             Ok(applied) => {
                 self.held_since = None;
@@ -127,7 +128,7 @@ impl Machine {
                     // Revisions of the old history say nothing about the new one.
                     self.fresh = Freshness::default();
                 }
-                if let Some(header) = self.load_header.take() {
+                if let Some(header) = self.load_header.take().filter(|_| !was_held) {
                     self.clear_suspicion(&header);
                 }
                 self.report.current_as_of = self.report.current_as_of.max(self.load_asked);
@@ -139,6 +140,11 @@ impl Machine {
                     "loaded"
                 );
                 self.cursor_moved();
+                if was_held {
+                    // Nothing was watched meanwhile, and the client may have connected again by itself.
+                    self.enter(now, State::Reconnecting);
+                    return self.identify(now);
+                }
                 self.open_watch();
             }
             Err(LoadError::ClusterMismatch { expected, got }) => {
