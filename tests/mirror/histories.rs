@@ -357,3 +357,55 @@ async fn h15_a_single_answer_with_the_old_term_is_no_evidence() {
     assert_eq!(etcd.counts().many, many, "not everything is compared");
     assert_eq!((ks.status().epoch, ks.status().counters.loads), (1, 1));
 }
+
+/// The token expires, and the store is restored behind a proxy, so that no stream breaks.
+#[tokio::test(start_paused = true)]
+async fn h13_an_expired_token_leaves_no_suspected_state_live() {
+    let etcd = etcd();
+    for n in 0..50 {
+        etcd.put(format!("/k/{n}"), if n == 20 { "one" } else { "value" });
+    }
+    etcd.faults().proxy();
+    let ks = builder().proof_budget(0, 0).start(etcd.clone()).await.unwrap();
+    etcd.faults().elect_leader();
+    etcd.faults().elect_leader();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let cursor = ks.sync().await.unwrap();
+    assert_eq!(ks.status().state, State::Live);
+    etcd.faults().expire_token();
+    etcd.faults().delay_call(Call::Range, 2000 * MS);
+    etcd.wipe();
+    for n in 0..50 {
+        etcd.put(format!("/k/{n}"), if n == 20 { "other" } else { "value" });
+    }
+    let mut wrong = Vec::new();
+    let begun = Instant::now();
+    while ks.status().epoch == 1 && begun.elapsed() < Duration::from_secs(60) {
+        // A wait for what is confirmed is pending only under suspicion.
+        let pending = timeout(Duration::ZERO, ks.wait_for_revision(cursor)).await.is_err();
+        let (state, watchers) = (ks.status().state, etcd.counts().watchers);
+        if pending && state == State::Live {
+            wrong.push((begun.elapsed(), state, watchers));
+        }
+        tokio::time::sleep(100 * MS).await;
+    }
+    println!("epoch {} after {:?}", ks.status().epoch, begun.elapsed());
+    assert!(wrong.is_empty(), "live under suspicion {} times: {:?}", wrong.len(), wrong.first());
+}
+
+/// Live though the watch is closed, while a token is refreshed.
+#[tokio::test(start_paused = true)]
+async fn b26_the_state_is_not_live_while_a_token_is_fetched() {
+    let etcd = etcd();
+    etcd.put("/k/a", "1");
+    let ks = start(&etcd).await;
+    etcd.faults().delay_call(Call::RefreshToken, 9_000 * MS);
+    etcd.faults().expire_token();
+    let mut wrong = 0;
+    for _ in 0..200 {
+        let status = ks.status();
+        wrong += u32::from(status.state == State::Live && etcd.counts().watchers == 0);
+        tokio::time::sleep(50 * MS).await;
+    }
+    assert_eq!(wrong, 0, "50 ms each");
+}

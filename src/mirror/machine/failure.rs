@@ -22,6 +22,10 @@ impl Machine {
             self.abandon_load();
             self.close_watch();
             self.phase = Phase::RefreshingToken;
+            if self.report.state == State::Live {
+                // The watch is closed, and the store may prove to be another one.
+                self.enter(now, State::Reconnecting);
+            }
             return self.act(Action::RefreshToken);
         }
         if !self.is_connected() && self.phase != Phase::Connecting {
