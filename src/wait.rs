@@ -57,12 +57,14 @@ pub(crate) struct Demand {
     pub(crate) lowest: Option<Revision>,
     /// The newest ticket that no finished read covers.
     pub(crate) sync: Option<u64>,
+    /// Something is awaited that only a cleared suspicion can meet.
+    pub(crate) clearing: bool,
 }
 
 impl Demand {
     /// Whether anybody waits for something that the mirror can hasten.
     pub(crate) fn is_any(self) -> bool {
-        self.lowest.is_some() || self.sync.is_some()
+        self.lowest.is_some() || self.sync.is_some() || self.clearing
     }
 }
 
@@ -217,12 +219,15 @@ impl Waits {
     /// What the mirror should hasten.
     pub(crate) fn demand(&self) -> Demand {
         let state = self.state.lock();
-        // Under suspicion, waits for confirmed revisions are pending too; progress cannot meet them.
+        // Under suspicion, waits for confirmed revisions and covered tickets are pending too. Progress
+        // cannot meet them, but a connection can.
+        let pending = !state.by_revision.is_empty() || !state.by_ticket.is_empty();
         let open = (state.published.confirmed.saturating_add(1), 0);
         let newest = state.by_ticket.keys().next_back().map(|(ticket, _)| *ticket);
         Demand {
             lowest: state.by_revision.range(open..).next().map(|((revision, _), _)| *revision),
             sync: newest.filter(|ticket| !state.published.covers(*ticket)),
+            clearing: state.published.contact.suspected && pending,
         }
     }
 

@@ -210,6 +210,7 @@ impl Chaos {
         let demand = Demand {
             lowest: self.random.chance(30).then_some(self.revision() + 1),
             sync: self.random.chance(20).then_some(1 + self.random.below(5)),
+            ..Demand::default()
         };
         self.handle(demand, input);
         demand

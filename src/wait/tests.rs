@@ -66,12 +66,12 @@ fn the_demand_is_the_lowest_revision_and_the_newest_ticket() {
     for wait in [nine.as_mut(), seven.as_mut(), one.as_mut(), two.as_mut(), changed.as_mut()] {
         assert!(poll(wait).is_none());
     }
-    assert_eq!(waits.demand(), Demand { lowest: Some(7), sync: Some(2) });
+    assert_eq!(waits.demand(), Demand { lowest: Some(7), sync: Some(2), ..Demand::default() });
     // Whoever gives up demands nothing.
     drop((seven, two));
-    assert_eq!(waits.demand(), Demand { lowest: Some(9), sync: Some(1) });
+    assert_eq!(waits.demand(), Demand { lowest: Some(9), sync: Some(1), ..Demand::default() });
     waits.publish(9, 9, 1, true);
-    assert_eq!(waits.demand(), Demand { lowest: None, sync: Some(1) });
+    assert_eq!(waits.demand(), Demand { lowest: None, sync: Some(1), ..Demand::default() });
     assert!(poll(nine).is_some() && poll(changed).is_some());
     assert_eq!(waits.pending(), 1);
 }
@@ -194,7 +194,7 @@ fn h50_under_suspicion_no_revision_and_no_sync_is_met() {
     assert_eq!(poll(pin!(wait(&waits, Awaited::Loaded))).unwrap().unwrap(), 5);
     let mut changed = pin!(wait(&waits, Awaited::Change { after: 1 }));
     assert!(poll(changed.as_mut()).is_none());
-    assert_eq!(waits.demand(), Demand { lowest: Some(7), sync: Some(1) });
+    assert_eq!(waits.demand(), Demand { lowest: Some(7), sync: Some(1), ..Demand::default() });
     waits.publish(7, 7, 1, true);
     waits.synced(1, 7);
     assert_eq!(poll(changed).unwrap().unwrap(), 7);
@@ -272,7 +272,7 @@ fn h51_a_checked_wait_needs_its_ticket_and_its_revision_in_any_order() {
     for wait in [met.as_mut(), later.as_mut()] {
         assert!(wait.poll(&mut Context::from_waker(&waker)).is_pending());
     }
-    assert_eq!(waits.demand(), Demand { lowest: None, sync: Some(2) });
+    assert_eq!(waits.demand(), Demand { lowest: None, sync: Some(2), ..Demand::default() });
     waits.contact(LIVE);
     waits.publish(6, 6, 1, true);
     assert_eq!(woken.times(), 0, "neither an event nor the end of a break is a read");
@@ -284,7 +284,10 @@ fn h51_a_checked_wait_needs_its_ticket_and_its_revision_in_any_order() {
     waits.synced(2, 6);
     assert!(later.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
     assert!(demanded(&waits), "another demand");
-    assert_eq!((waits.demand(), waits.pending()), (Demand { lowest: Some(7), sync: None }, 1));
+    assert_eq!(
+        (waits.demand(), waits.pending()),
+        (Demand { lowest: Some(7), sync: None, ..Demand::default() }, 1)
+    );
     let before = woken.times();
     waits.publish(7, 7, 1, true);
     assert_eq!(woken.times(), before + 1);

@@ -409,3 +409,33 @@ async fn b26_the_state_is_not_live_while_a_token_is_fetched() {
     }
     assert_eq!(wrong, 0, "50 ms each");
 }
+
+/// Under suspicion a wait for a confirmed revision is pending, and dials as any other does.
+#[tokio::test(start_paused = true)]
+async fn h14_waits_for_confirmed_revisions_dial_under_suspicion() {
+    let etcd = etcd();
+    for n in 0..20 {
+        etcd.put(format!("/k/{n}"), "old");
+    }
+    let backup = etcd.revision();
+    let builder = builder().proof_budget(0, 0).backoff(100 * MS, Duration::from_secs(60));
+    let ks = builder.start(etcd.clone()).await.unwrap();
+    let cursor = etcd.put("/k/0", "lost");
+    ks.wait_for_revision(cursor).await.unwrap();
+    etcd.faults().down();
+    reaches(&ks, State::Reconnecting).await;
+    etcd.restore(backup);
+    let asked = etcd.counts().reads();
+    etcd.faults().up();
+    etcd.until(|counts| counts.reads() > asked).await;
+    tokio::time::sleep(MS).await;
+    etcd.faults().down();
+    let pending = timeout(MS, ks.wait_for_revision(cursor)).await;
+    assert!(pending.is_err(), "suspected: {pending:?}");
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let before = etcd.counts().connects;
+    let waited = timeout(Duration::from_secs(60), ks.wait_for_revision(cursor)).await;
+    assert!(waited.is_err());
+    let dialed = etcd.counts().connects - before;
+    assert!(dialed >= 50, "{dialed} dials in a minute");
+}
