@@ -31,8 +31,8 @@ use std::time::Duration;
 
 use etcd_keyspace::testing::{Bug, Call, FakeEtcd, Op};
 use etcd_keyspace::{
-    Etcd, EtcdOptions, Header, KeySpace, OnHistoryChange, OnHold, ProgressBy, Revision,
-    SourceErrorKind, State, StopReason, WaitError, WatchResponse,
+    Etcd, EtcdOptions, Header, KeySpace, OnHistoryChange, OnHold, ProgressBy, RawKeyValue,
+    Revision, SourceErrorKind, State, StopReason, WaitError, WatchResponse,
 };
 use fake::{assert_same, assert_shows, builder, etcd, reaches, start, version};
 use tokio::time::{Instant, timeout};

@@ -186,3 +186,39 @@ async fn h71_a_mirror_that_was_live_once_outlives_the_load_timeout() {
     etcd.faults().heal();
     assert_same(&ks, &etcd).await;
 }
+
+static ALIVE: AtomicUsize = AtomicUsize::new(0);
+struct Counted;
+impl Drop for Counted {
+    fn drop(&mut self) {
+        ALIVE.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A comparison that a compaction ends lets go of the view that it kept.
+#[tokio::test(start_paused = true)]
+async fn c9_a_comparison_that_a_compaction_ends_keeps_no_old_view() {
+    let etcd = etcd();
+    for n in 0..20 {
+        etcd.put(format!("/k/{n}"), "old");
+    }
+    let builder = KeySpace::builder("/k/").unwrap().decoder(|_: RawKeyValue| {
+        ALIVE.fetch_add(1, Ordering::SeqCst);
+        Ok::<_, std::convert::Infallible>(Counted)
+    });
+    let ks: KeySpace<Counted> =
+        builder.seed(7).check_interval(Duration::from_secs(1)).start(etcd.clone()).await.unwrap();
+    etcd.faults().down();
+    while ks.status().state != State::Reconnecting {
+        tokio::time::sleep(MS).await;
+    }
+    for n in 0..20 {
+        etcd.put(format!("/k/{n}"), "new");
+    }
+    etcd.compact(etcd.revision());
+    etcd.faults().up();
+    ks.wait_for_revision(etcd.revision()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((ks.status().state, ks.status().counters.loads_compacted), (State::Live, 1));
+    assert_eq!(ALIVE.load(Ordering::SeqCst), 20, "old values are kept");
+}

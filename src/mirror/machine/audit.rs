@@ -98,6 +98,7 @@ impl Machine {
     fn postpone_audit(&mut self, now: Instant, error: &SourceError) {
         tracing::debug!(name = %self.options.name, %error, "the audit is put off");
         self.end_audit(now);
+        self.act(Action::EndProof);
     }
 
     pub(super) fn audit_deadline(&self) -> Option<Instant> {

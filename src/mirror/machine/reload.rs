@@ -6,7 +6,9 @@
 use std::error::Error as StdError;
 use std::sync::Arc;
 
-use super::{Instant, Machine, OnHistoryChange, Phase, Reload, SourceError, State, StopReason};
+use super::{
+    Action, Instant, Machine, OnHistoryChange, Phase, Reload, SourceError, State, StopReason,
+};
 use crate::event::Header;
 
 impl Machine {
@@ -93,6 +95,7 @@ impl Machine {
         // Told by the watch and again by the probe, it is one compaction.
         self.report.counters.compactions += u64::from(self.reload.is_none());
         if self.phase == Phase::Proving && !self.proves_watch() {
+            self.act(Action::EndProof);
             self.enter(now, State::Reloading);
             // What was doubted stays so, should this load fail.
             return self.begin_load(now, self.reload.unwrap_or(Reload::COMPACTED));

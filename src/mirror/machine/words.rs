@@ -60,7 +60,7 @@ pub(crate) enum Action {
     /// Keep the view aside to be compared if it fits the budget; else, or without one, name its newest
     /// writes.
     BeginProof(Option<Budget>),
-    /// Let go of the view kept aside.
+    /// Drop the view that was kept aside for a proof or an audit.
     EndProof,
     Apply(Vec<WatchResponse>),
     Confirm(Revision),
