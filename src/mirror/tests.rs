@@ -2,6 +2,7 @@
 //!
 //! Each sequence is made from one seed; a failure names it, and `CHAOS_SEED` runs it alone.
 
+mod alternating;
 #[cfg(all(feature = "journal", feature = "test-util"))]
 mod held_up;
 #[cfg(all(feature = "journal", feature = "test-util"))]

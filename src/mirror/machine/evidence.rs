@@ -34,8 +34,6 @@ const OLDER_TERM: &str = "the store's raft term went back";
 pub(crate) struct Floor {
     revision: Revision,
     number: u64,
-    /// An answer with a lower term had come before.
-    term_doubted: bool,
 }
 
 /// The term that a member has shown, known to requests from this number on.
@@ -44,6 +42,13 @@ struct Term {
     member_id: u64,
     term: u64,
     since: u64,
+}
+
+/// A member that has shown a lower term than was known, at this endpoint.
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    lower: Term,
+    endpoint: usize,
 }
 
 /// What linearizable answers have shown.
@@ -59,7 +64,8 @@ pub(super) struct Evidence {
     terms: Vec<Term>,
     /// The newest answer with a term.
     newest: Option<(Revision, u64)>,
-    term_doubted: bool,
+    /// Members are doubted one by one: behind a proxy each answer may come from the next member.
+    doubts: Vec<Doubt>,
     /// Answers in a row that were behind.
     behind: u32,
     suspected: bool,
@@ -74,17 +80,41 @@ impl Evidence {
             return;
         }
         let since = self.asked + 1;
+        self.doubts.retain(|doubt| doubt.lower.member_id != member_id);
         self.newest = Some((header.revision, term));
         match self.terms.iter_mut().find(|known| known.member_id == member_id) {
             Some(known) if known.term >= term => {}
             Some(known) => (known.term, known.since) = (term, since),
             None => {
-                if self.terms.len() == MEMBERS_MAX {
-                    self.terms.remove(0);
-                }
-                self.terms.push(Term { member_id, term, since });
+                push_bounded(&mut self.terms, Term { member_id, term, since });
             }
         }
+    }
+
+    /// Records that the answer to request `number` has a lower term than was known; returns whether the
+    /// request was made after another such answer from the same member.
+    fn doubt(&mut self, header: &Header, number: u64, endpoint: usize) -> bool {
+        let &Header { member_id, raft_term: term, .. } = header;
+        if let Some(doubt) = self.doubts.iter_mut().find(|d| d.lower.member_id == member_id) {
+            (doubt.lower.term, doubt.endpoint) = (doubt.lower.term.min(term), endpoint);
+            return doubt.lower.since <= number;
+        }
+        let lower = Term { member_id, term, since: self.asked + 1 };
+        push_bounded(&mut self.doubts, Doubt { lower, endpoint });
+        false
+    }
+
+    /// Forgets what was known before content was proven equal at `endpoint`.
+    ///
+    /// The lower terms that members have shown at that endpoint are known from here on. Otherwise a member
+    /// that keeps its lower term, and that a proxy alternates with others, would be doubted again and again.
+    fn clear(&mut self, header: &Header, endpoint: usize) {
+        let Evidence { asked, doubts, .. } = std::mem::take(self);
+        self.asked = asked;
+        self.note(header);
+        let lower = doubts.into_iter().filter(|doubt| doubt.endpoint == endpoint);
+        let lower = lower.map(|doubt| doubt.lower).filter(|it| it.member_id != header.member_id);
+        self.terms.extend(lower.map(|lower| Term { since: asked + 1, ..lower }));
     }
 
     /// Whether the answer to request `number` has a lower term than was known when it was asked for.
@@ -96,14 +126,21 @@ impl Evidence {
     }
 }
 
+fn push_bounded<V>(members: &mut Vec<V>, member: V) {
+    if members.len() >= MEMBERS_MAX {
+        members.remove(0);
+    }
+    members.push(member);
+}
+
 impl Machine {
     /// Asks for a range; the answer will be evidence.
     pub(super) fn ask(&mut self, purpose: Purpose, request: RangeRequest) {
         let anew = self.reload.is_some_and(|reload| !reload.same_history);
         let cursor = if anew { 0 } else { self.known.cursor };
         self.evidence.asked += 1;
-        let Evidence { asked: number, revision, term_doubted, .. } = self.evidence;
-        let floor = Floor { revision: revision.max(cursor), number, term_doubted };
+        let Evidence { asked: number, revision, .. } = self.evidence;
+        let floor = Floor { revision: revision.max(cursor), number };
         self.act(Action::Range(Asked { purpose, floor }, Box::new(request)));
     }
 
@@ -129,10 +166,8 @@ impl Machine {
             return false;
         }
         if self.known.loaded && self.evidence.is_older_term(&header, floor.number) {
-            return self.older_term(now, purpose, floor.term_doubted);
-        }
-        if header.raft_term != 0 {
-            self.evidence.term_doubted = false;
+            let asked_again = self.evidence.doubt(&header, floor.number, self.endpoint);
+            return self.older_term(now, purpose, asked_again);
         }
         self.evidence.note(&header);
         true
@@ -156,8 +191,7 @@ impl Machine {
 
     /// The data is what the store had, by content. From `header` on it is followed.
     pub(super) fn clear_suspicion(&mut self, header: &Header) {
-        self.evidence = Evidence { asked: self.evidence.asked, ..Evidence::default() };
-        self.evidence.note(header);
+        self.evidence.clear(header, self.endpoint);
     }
 
     /// What was known of the store is void, but not that it is another one.
@@ -188,7 +222,6 @@ impl Machine {
     /// etcd moves its applied index before its term, so one answer may show the old term. Only an
     /// answer that was asked for after it counts.
     fn older_term(&mut self, now: Instant, purpose: Purpose, asked_again: bool) -> bool {
-        self.evidence.term_doubted = true;
         if asked_again {
             self.suspect(OLDER_TERM);
         }
