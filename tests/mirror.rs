@@ -20,8 +20,6 @@ mod own_writes;
 mod panics;
 #[path = "mirror/progress.rs"]
 mod progress;
-#[path = "mirror/review.rs"]
-mod review;
 #[path = "mirror/spans.rs"]
 mod spans;
 #[path = "mirror/wire.rs"]

@@ -90,7 +90,9 @@ impl<T: 'static> Loading<T> {
         let numbers = Numbers::from(&kv);
         // Only the known write can have the known value; others are hashed when they are decoded.
         let same = known.filter(|known| known.numbers.is_same_write(numbers));
-        let same = same.filter(|known| known.value == ValueHash::of(&kv.value));
+        let same = same.filter(|known| {
+            known.numbers.lease == kv.lease && known.value == ValueHash::of(&kv.value)
+        });
         self.contradicted |= same.is_none() && self.contradicts(known, numbers.mod_revision);
         if let Some(known) = same.filter(|known| known.numbers == numbers) {
             if known.rejected && known.entry.is_some() {

@@ -55,6 +55,7 @@ enum Phase {
     /// Between attempts; unless it is fixed, a wait shortens the pause.
     Waiting {
         until: Instant,
+        since: Instant,
         fixed: bool,
     },
     Connecting,

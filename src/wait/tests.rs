@@ -194,7 +194,7 @@ fn h50_under_suspicion_no_revision_and_no_sync_is_met() {
     assert_eq!(poll(pin!(wait(&waits, Awaited::Loaded))).unwrap().unwrap(), 5);
     let mut changed = pin!(wait(&waits, Awaited::Change { after: 1 }));
     assert!(poll(changed.as_mut()).is_none());
-    assert_eq!(waits.demand(), Demand { lowest: Some(7), sync: Some(1), ..Demand::default() });
+    assert_eq!(waits.demand(), Demand { lowest: Some(7), sync: Some(1), clearing: true });
     waits.publish(7, 7, 1, true);
     waits.synced(1, 7);
     assert_eq!(poll(changed).unwrap().unwrap(), 7);

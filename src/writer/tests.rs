@@ -224,7 +224,7 @@ fn h21_a_read_that_contradicts_the_view_begins_a_new_epoch() {
         all(),
         vec![],
         vec![kv("/a", 2, 13, 3), kv("/aa", 13, 13, 1), kv("/c", 14, 14, 1)],
-        vec![unversioned, RawKeyValue { lease: 7, ..b() }],
+        vec![unversioned, b()],
     ];
     for kvs in agree {
         assert_eq!((epoch_after(false, kvs.clone()), epoch_after(true, kvs)), (1, 1));
@@ -232,6 +232,7 @@ fn h21_a_read_that_contradicts_the_view_begins_a_new_epoch() {
     // The known revision with another value or other numbers, or a lower revision.
     let never = [
         with_value(a(), "other"),
+        RawKeyValue { lease: 7, ..a() },
         kv("/a", 2, 4, 3),
         kv("/a", 4, 4, 2),
         kv("/a", 2, 3, 2),

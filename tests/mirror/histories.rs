@@ -439,3 +439,85 @@ async fn h14_waits_for_confirmed_revisions_dial_under_suspicion() {
     let dialed = etcd.counts().connects - before;
     assert!(dialed >= 50, "{dialed} dials in a minute");
 }
+
+/// A load that fails is not repeated without a pause because somebody waits.
+#[tokio::test(start_paused = true)]
+async fn h14_loads_that_fail_are_not_repeated_without_a_pause() {
+    let etcd = etcd();
+    for n in 0..20 {
+        etcd.put(format!("/k/{n}"), "old");
+    }
+    let ks =
+        builder().backoff(100 * MS, Duration::from_secs(60)).start(etcd.clone()).await.unwrap();
+    etcd.faults().down();
+    reaches(&ks, State::Reconnecting).await;
+    etcd.put("/k/0", "new");
+    etcd.compact(etcd.revision());
+    etcd.faults().truncate_range_streams(u64::MAX);
+    etcd.faults().delay_call(Call::RangeStream, 1_500 * MS);
+    etcd.faults().up();
+    reaches(&ks, State::Reloading).await;
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let before = etcd.counts().range_streams;
+    let _ = timeout(Duration::from_secs(120), ks.sync()).await;
+    let loads = etcd.counts().range_streams - before;
+    assert!(loads < 20, "{loads} full reads in two minutes");
+}
+
+/// Mirrors that are waited for do not all dial in the same moment, again and again.
+#[tokio::test(start_paused = true)]
+async fn h14_mirrors_with_pending_waits_do_not_dial_in_step() {
+    let etcd = etcd();
+    etcd.put("/k/a", "1");
+    let mut waits = tokio::task::JoinSet::new();
+    for seed in 0..200 {
+        let ks = builder().seed(seed).start(etcd.clone()).await.unwrap();
+        waits.spawn(async move { ks.wait_for_revision(1_000).await });
+    }
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    etcd.faults().down();
+    let mut before = etcd.counts().connects;
+    let mut most = Vec::new();
+    for _ in 0..5 {
+        let mut worst = 0;
+        for _ in 0..100 {
+            tokio::time::sleep(10 * MS).await;
+            let now = etcd.counts().connects;
+            worst = worst.max(now - before);
+            before = now;
+        }
+        most.push(worst);
+    }
+    assert!(most.iter().all(|most| *most < 80), "{most:?}");
+}
+
+/// A wrong backup is held, and the store is put back as it was.
+#[tokio::test(start_paused = true)]
+async fn h16_a_store_that_comes_back_keeps_its_epoch() {
+    let etcd = FakeEtcd::new();
+    etcd.set_progress_interval(None);
+    etcd.faults().bug(Bug::StaleReads, true);
+    etcd.put("/k/a", "1");
+    etcd.faults().hold_back();
+    let first = etcd.revision();
+    etcd.faults().catch_up();
+    for n in 0..20 {
+        etcd.put(format!("/k/{n}"), "1");
+    }
+    let ks = builder().hold_reloads(0.1, OnHold::Wait).start(etcd.clone()).await.unwrap();
+    // The same writes again after a restore are the same store, for all that a client can see.
+    etcd.faults().down();
+    reaches(&ks, State::Reconnecting).await;
+    etcd.restore(first);
+    etcd.faults().up();
+    reaches(&ks, State::Held).await;
+    etcd.faults().down();
+    reaches(&ks, State::Reloading).await;
+    for n in 0..20 {
+        etcd.put(format!("/k/{n}"), "1");
+    }
+    etcd.faults().up();
+    reaches(&ks, State::Live).await;
+    assert_same(&ks, &etcd).await;
+    assert_eq!(ks.status().epoch, 1, "nothing differs from what was served");
+}

@@ -181,7 +181,7 @@ impl Model {
                 let at = (old.create_revision, old.mod_revision);
                 at == (kv.create_revision, kv.mod_revision)
                     && versions(old)
-                    && old.value == kv.value
+                    && (old.lease, &old.value) == (kv.lease, &kv.value)
             });
             let late = known.is_some_and(|old| kv.mod_revision <= old.mod_revision);
             !same && (late || complete && kv.mod_revision <= self.confirmed)

@@ -107,7 +107,10 @@ impl Machine {
             return self.other_cluster(now, expected, header.cluster_id, Arc::new(error));
         }
         match self.reload {
-            Some(reload) if !reload.same_history => self.begin_load(now, reload),
+            // It was another history at an earlier attempt, and cannot be the known one yet.
+            Some(reload) if !reload.same_history && header.revision < self.known.cursor => {
+                self.begin_load(now, reload);
+            }
             None if !self.is_suspected() => {
                 self.note_read(header.revision, asked);
                 self.open_watch();

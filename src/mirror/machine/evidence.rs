@@ -119,9 +119,12 @@ impl Evidence {
 
     /// Whether the answer to request `number` has a lower term than was known when it was asked for.
     fn is_older_term(&self, header: &Header, number: u64) -> bool {
-        let known = || self.terms.iter().filter(|known| known.since <= number);
-        let of_member = known().find(|known| known.member_id == header.member_id);
-        let least = of_member.or_else(|| known().max_by_key(|known| known.term));
+        let of_member = self.terms.iter().find(|known| known.member_id == header.member_id);
+        let known = self.terms.iter().filter(|known| known.since <= number);
+        let least = match of_member {
+            Some(known) => Some(known).filter(|known| known.since <= number),
+            None => known.max_by_key(|known| known.term),
+        };
         header.raft_term != 0 && least.is_some_and(|least| header.raft_term < least.term)
     }
 }

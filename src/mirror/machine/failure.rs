@@ -48,7 +48,9 @@ impl Machine {
         };
         self.note_failure(&error, delay);
         self.report.last_error = Some(Arc::new(error));
-        self.retreat(now, delay, hopeless);
+        // A load costs etcd more than a dial, so that no wait has it repeated sooner.
+        let fixed = hopeless || self.phase == Phase::Loading;
+        self.retreat(now, delay, fixed);
     }
 
     /// Whether there is a connection to ask on.
@@ -89,19 +91,23 @@ impl Machine {
         self.act(Action::Disconnect);
         self.endpoint = (self.endpoint + 1) % self.endpoints.len();
         self.proof = None;
-        self.phase = Phase::Waiting { until: now + delay, fixed };
+        self.phase = Phase::Waiting { until: now + delay, since: now, fixed };
         if self.known.loaded {
             let reloading = self.reload.is_some();
             self.enter(now, if reloading { State::Reloading } else { State::Reconnecting });
         }
     }
 
-    /// When the next connection is begun: pending waits have it begun once a second at least, whatever
-    /// the backoff.
+    /// When the next connection is begun. Pending waits have it begun a second after the last one,
+    /// whatever the backoff, but never after a shorter pause than the last one lasted: it may have
+    /// failed in the middle of a load.
     pub(super) fn dial_at(&self) -> Option<Instant> {
-        let Phase::Waiting { until, fixed } = self.phase else { return None };
+        let Phase::Waiting { until, since, fixed } = self.phase else { return None };
         let hurried = self.dialed.filter(|_| !fixed && self.demand.is_any());
-        Some(hurried.map_or(until, |dialed| until.min(dialed + DIAL_FOR_WAITS)))
+        let Some(dialed) = hurried else { return Some(until) };
+        let took = since.saturating_duration_since(dialed);
+        let pause = took.max(DIAL_FOR_WAITS.saturating_sub(took));
+        Some(until.min(since + pause))
     }
 
     pub(super) fn close_watch(&mut self) {

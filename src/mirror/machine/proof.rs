@@ -26,6 +26,7 @@ const PAGE_BYTES: u64 = 1 << 20;
 /// A range is read at most this fast while nothing is suspected, so that the mirrors of many processes
 /// that reconnect together do not read all at once.
 const BYTES_PER_SECOND: u64 = 2 << 20;
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 pub(super) const OTHER_VALUE: &str = "a key has another value at a known revision";
 const OTHER_KEYS: &str = "the store has other keys at the known revision";
@@ -95,8 +96,9 @@ impl Machine {
         }
         match basis {
             Basis::Everything { bytes } => {
-                let hurried = self.is_suspected() || self.unproven || self.demand.is_any();
+                let hurried = self.unproven || self.demand.is_any();
                 let pause = Duration::from_millis(bytes.saturating_mul(1000) / BYTES_PER_SECOND);
+                let pause = pause.min(PAUSE_MAX);
                 let pause = if hurried { Duration::ZERO } else { self.jitter.up_to(pause) };
                 let pager = Pager::new(self.range.clone(), self.known.cursor, PAGE_BYTES, 0);
                 if let Some(proof) = &mut self.proof {
@@ -277,6 +279,8 @@ impl Machine {
                 "the store has the known content; its history is the same");
             self.clear_suspicion(&header);
         }
+        // A store that was another one may be the known one again, while its load was held.
+        self.reload = self.reload.filter(|reload| reload.same_history);
         match self.reload {
             Some(reload) => self.begin_load(now, reload),
             None => self.open_watch(),
