@@ -243,6 +243,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::event::Header;
+    use crate::keyspace::KeySpace;
     use crate::range::KeyRange;
 
     #[test]
@@ -270,5 +272,86 @@ mod tests {
             let error = audit(numbers).unwrap_err();
             assert!(matches!(error, BadRecord::Impossible { .. }), "{numbers:?}: {error}");
         }
+    }
+    /// A key with its value, create and mod revision.
+    type Kv<'a> = (&'a str, &'a str, Revision, Revision);
+
+    /// The view after these complete reads; values that begin with `!` are rejected.
+    fn view(reads: &[&[Kv<'_>]]) -> View<String> {
+        let decoder = |kv: RawKeyValue| match kv.value.first() {
+            Some(b'!') => Err("rejected".to_owned()),
+            _ => String::from_utf8(kv.value).map_err(|error| error.to_string()),
+        };
+        let (_ks, mut writer) = KeySpace::builder("/").unwrap().decoder(decoder).writer();
+        for read in reads {
+            let kv = |&(key, value, create_revision, mod_revision): &Kv<'_>| RawKeyValue {
+                key: key.into(),
+                value: value.into(),
+                create_revision,
+                mod_revision,
+                version: 1 + i64::from(mod_revision > create_revision),
+                lease: 0,
+            };
+            let revision = read.iter().map(|kv| kv.3).max().unwrap();
+            let header = Header { cluster_id: 1, revision, ..Header::default() };
+            writer.load(header, read.iter().map(kv).collect()).unwrap();
+        }
+        writer.view().share()
+    }
+
+    #[test]
+    fn h12_a_budget_bounds_keys_and_bytes() {
+        let view = view(&[&[("/a", "12345678", 2, 2), ("/b", "!234", 3, 3), ("/c", "", 4, 4)]]);
+        // A value counts as its size class allows, below twice its length.
+        let bytes = 3 * 2 + 15 + 7;
+        assert_eq!(bytes_within(&view, 3, bytes), Some(bytes));
+        assert_eq!(bytes_within(&view, usize::MAX, u64::MAX), Some(bytes));
+        assert_eq!(bytes_within(&view, 3, bytes - 1), None);
+        assert_eq!(bytes_within(&view, 2, bytes), None, "a rejected value is a known key");
+    }
+
+    #[test]
+    fn h12_the_newest_writes_are_those_of_live_keys_decodable_or_not() {
+        let all = [("/a", "1", 7, 7), ("/b", "!", 3, 9), ("/c", "1", 5, 5), ("/d", "1", 8, 8)];
+        let view = view(&[&[("/b", "1", 3, 3)], &all]);
+        assert_eq!((view.entries.len(), view.rejected.len()), (4, 1), "one stands in");
+        let newest = |count| -> Vec<_> {
+            let writes = newest_writes(&view, count);
+            writes.into_iter().map(|write| write.numbers.mod_revision).collect()
+        };
+        assert_eq!([newest(0), newest(1), newest(3)], [vec![], vec![9], vec![9, 8, 7]]);
+        assert_eq!(newest(9), [9, 8, 7, 5]);
+    }
+
+    #[test]
+    fn h12_a_write_is_known_by_numbers_value_and_lease() {
+        let view = view(&[&[("/a", "1", 7, 7)]]);
+        let found = RawKeyValue {
+            key: b"/a".into(),
+            value: b"1".into(),
+            create_revision: 7,
+            mod_revision: 7,
+            version: 1,
+            lease: 0,
+        };
+        let write = newest_writes(&view, 1).remove(0);
+        let audit = |kv: &RawKeyValue| {
+            let (numbers, value) = (Numbers::from(kv), ValueHash::of(&kv.value));
+            let page = [(kv.key.as_slice(), numbers, Some(value))];
+            Comparison::new(view.share()).page(page, true).unwrap()
+        };
+        assert!(write.is(Some(&found)) && audit(&found).is_none());
+        let others = [
+            RawKeyValue { value: b"2".into(), ..found.clone() },
+            RawKeyValue { lease: 3, ..found.clone() },
+        ];
+        for other in others {
+            assert!(!write.is(Some(&other)), "{other:?}");
+            assert_eq!(audit(&other), Differing { keys: 0, values: 1 }, "{other:?}");
+        }
+        let newer = RawKeyValue { mod_revision: 8, version: 2, ..found };
+        assert!(!write.is(Some(&newer)) && !write.is(None));
+        // The page has another write of the key in place of the known one.
+        assert_eq!(audit(&newer), Differing { keys: 1, values: 0 });
     }
 }

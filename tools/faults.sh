@@ -40,6 +40,10 @@ suite_of() {
         # Each needs one kind of store that is another one; the simulation finds most as well.
         suspicion-forgotten | values-not-compared | newest-by-numbers | older-term-ignored | \
             no-census | backoff-despite-waits) echo '--test mirror histories::' ;;
+        # Its values are short and have no leases of their own, and its answers all have a term.
+        budget-without-bytes | leases-not-compared | stand-in-is-a-newest-write)
+            echo '--lib known::tests' ;;
+        term-zero-is-a-term | overtaken-answers-count) echo '--lib mirror::tests::terms' ;;
         # The simulation has neither suspicions nor tokens with a term.
         suspicion-is-ignored | ticket-is-not-waited-for | contradiction-is-not-read)
             echo '--lib wait::tests' ;;
@@ -54,7 +58,7 @@ suite_of() {
         # Hazards found in use, each with tests of its own.
         age-by-the-*) echo '--test mirror h70' ;;
         limit-of-the-load-only) echo '--test mirror h71' ;;
-        proof-by-the-rest-of-the-queue) echo '--test mirror h72' ;;
+        proof-by-the-rest-of-the-queue | new-events-are-no-health) echo '--test mirror h72' ;;
         impossible-numbers) echo '--lib h73' ;;
         pages-beyond-the-count) echo '--lib h74' ;;
         events-of-another-watch) echo '--test mirror h75' ;;

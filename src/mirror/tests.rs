@@ -8,6 +8,7 @@ mod held_up;
 #[cfg(all(feature = "journal", feature = "test-util"))]
 mod keeper;
 mod leaps;
+mod terms;
 
 use std::time::Duration;
 

@@ -131,3 +131,24 @@ async fn h72_events_queued_at_a_break_do_not_hide_the_outage() {
         assert!(ks.status().last_error.is_none());
     }
 }
+
+/// A connection that brought new events before it broke makes its end a first failure: the watch of a
+/// store with much to send advances although each connection breaks early.
+#[tokio::test(start_paused = true)]
+async fn h72_new_events_make_the_break_a_first_failure() {
+    let etcd = etcd();
+    let ks = start(&etcd).await;
+    // Progress would prove each connection by itself.
+    etcd.faults().tamper(|response| (!response.is_progress()).then_some(response));
+    for n in 0..10 {
+        etcd.put("/k/a", n.to_string());
+        tokio::time::sleep(5 * MS).await;
+        let begun = Instant::now();
+        etcd.faults().cut();
+        reaches(&ks, State::Reconnecting).await;
+        reaches(&ks, State::Live).await;
+        assert!(begun.elapsed() <= 150 * MS, "{:?} in round {n}", begun.elapsed());
+    }
+    etcd.faults().heal();
+    assert_same(&ks, &etcd).await;
+}

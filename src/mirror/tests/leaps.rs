@@ -7,9 +7,13 @@ use crate::mirror::machine::Known;
 
 /// A machine that has loaded at revision 10 and watches; with the requests it waits for.
 fn live() -> Chaos {
+    live_with(Options::default())
+}
+
+pub(super) fn live_with(options: Options) -> Chaos {
     let mut chaos = Chaos::with_lies(1, Random(1), 0);
     chaos.machine = Machine::new(
-        Options::default(),
+        options,
         chaos.ks.mirrored().clone(),
         vec!["a".to_owned()],
         0,
@@ -27,7 +31,7 @@ fn live() -> Chaos {
     chaos
 }
 
-fn at(revision: Revision) -> Header {
+pub(super) fn at(revision: Revision) -> Header {
     Header { cluster_id: CLUSTER, revision, ..Header::default() }
 }
 
@@ -36,7 +40,7 @@ fn message(response: WatchResponse) -> Input {
 }
 
 /// Hands in an input without any demand, and keeps the requests that it leads to.
-fn tell(chaos: &mut Chaos, input: Input) {
+pub(super) fn tell(chaos: &mut Chaos, input: Input) {
     chaos.handle(Demand::default(), input);
     while let Some(action) = chaos.machine.action() {
         match chaos.sink.execute(action) {
