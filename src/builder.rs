@@ -299,8 +299,9 @@ impl<T: Send + Sync + 'static> Builder<T> {
         self
     }
 
-    /// Compares everything, values included, with etcd after every break of the connection where the
-    /// range has at most `keys` keys and `bytes` bytes of keys and values.
+    /// Compares everything, values included, with etcd after every break of the connection, if the
+    /// range has at most `keys` keys, and at most `bytes` bytes of keys and values. A value counts as up
+    /// to twice its length, since only its order of magnitude is kept.
     ///
     /// A restored or wiped store keeps its cluster id, so only its content shows that its history is
     /// another one. A larger range is compared in part: the values of the four newest live writes, and
@@ -310,8 +311,8 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// whatever the size.
     ///
     /// Each break costs etcd a read of that much. Without a pending wait the read is put off at random,
-    /// by half a second for each MiB at most, so that processes which reconnect together do not read
-    /// together. Zero keys compare only an empty range whole.
+    /// by half a second for each MiB at most: processes that reconnect together do not read together.
+    /// Zero keys compare only an empty range whole.
     pub fn proof_budget(mut self, keys: usize, bytes: u64) -> Self {
         self.options.proof_budget = crate::mirror::Budget { keys, bytes };
         self
@@ -346,17 +347,17 @@ impl<T: Send + Sync + 'static> Builder<T> {
         self
     }
 
-    /// Compares all keys, their revisions and their values with etcd this often while live, page by page,
-    /// at a revision of the past.
+    /// Compares all keys with etcd this often while live, with their revisions, values and leases, page by
+    /// page, at a revision of the past.
     ///
-    /// Finds all that [`audit_interval`](Builder::audit_interval) finds, and what no number shows: a store
-    /// that was wiped or restored and has the same keys at the same revisions with another value. One history
-    /// cannot have that, so everything is read anew under a new epoch, or the key space stops, as
+    /// Finds all that [`audit_interval`](Builder::audit_interval) finds, and what no revision shows: a store
+    /// that was wiped or restored, and has another value or lease under equal revisions. One history
+    /// cannot have that. So everything is loaded under a new epoch, or the key space stops, as
     /// [`on_history_change`](Builder::on_history_change) says. A member whose data is corrupt looks the same.
     /// Each key that differs counts as [`drift`](crate::Counters::drift).
     ///
     /// It costs etcd a read of the whole range, and the network all of it: values are sent. The mirror
-    /// holds two pages of about 1 MiB, and compares hashes of 64 bits. Both audits may be set: one runs at a
+    /// holds two pages of about 1 MiB, and compares hashes of 58 bits. Both audits may be set: one runs at a
     /// time, and one with values serves for both. Each pause is shortened by up to a quarter at random.
     pub fn audit_values(mut self, interval: Duration) -> Self {
         self.options.audit_values = Some(bounded(interval));

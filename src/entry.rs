@@ -174,8 +174,8 @@ impl From<&RawKeyValue> for Numbers {
 /// Bits of a [`ValueHash`] that hold the size class.
 const SIZE_BITS: u32 = 6;
 
-/// A hash of a raw value, with the order of magnitude of its length: numbers alone do not tell two
-/// histories apart, since a store that is written again in the same order gets the same numbers.
+/// A hash of a raw value, with the order of magnitude of its length. Numbers alone do not distinguish two
+/// histories: a store that is written again in the same order gets the same numbers.
 ///
 /// The low six bits are the size class, the number of bits of the length in bytes; the others are
 /// from xxh3. Never stored, so the function may change. The default belongs to entries made without a raw
