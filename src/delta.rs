@@ -153,7 +153,7 @@ pub enum DeltaOrigin {
 ///
 /// # Indexes by value
 /// Key order is not the order of a transaction. When a value moves from key `b` to key `a`, the change of
-/// `a` comes first, and an index by value that handles one change after the other deletes the entry it has
+/// `a` comes first. An index by value that handles one change after the other then deletes the entry it has
 /// just added. Two passes are right for every index: remove [all old entries](Delta::old_entries), then add
 /// [all new entries](Delta::new_entries). See [`KeySpace::derive`](crate::KeySpace::derive) for an example.
 pub struct Delta<T> {

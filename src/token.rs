@@ -19,17 +19,16 @@ use crate::event::{Header, Revision};
 /// # The term
 /// A store that was restored from a backup, or wiped, keeps its cluster id and assigns revisions a second
 /// time. The raft term of a write's header lets a mirror notice that a revision does not fit what it
-/// knows. A wait for a token with a term is met only by a linearizable read that began after the wait,
-/// if the mirror is not live when the wait begins, or if revision and term contradict the answers that
-/// the mirror has seen.
+/// knows. If the mirror is not live when a wait begins, or if revision and term contradict the answers
+/// that it has seen, only a linearizable read that began after the wait meets the token.
 ///
 /// # What it cannot know
-/// While the mirror still believes in a connection that is already broken, a token with a term below the
-/// known one and a revision below the known one looks like any old token, and is met at once. A token
-/// without a term ([`of_write`](Token::of_write), [`KeySpace::token`](crate::KeySpace::token)) is as
-/// blind as a plain revision: writes of another history may meet it until the mirror finds out. Within
-/// the process that made it, a token of an earlier epoch is refused; the text form does not carry the
-/// epoch, which counts in one process only.
+/// The mirror may still believe in a connection that is already broken. Then a token whose term and
+/// revision are below the known ones looks like any old token, and is met at once. A token without a
+/// term ([`of_write`](Token::of_write), [`KeySpace::token`](crate::KeySpace::token)) is no better than a
+/// plain revision: writes of another history may meet it until the mirror finds out. Within the process
+/// that made it, a token of an earlier epoch is refused. The text form does not carry the epoch, which
+/// counts in one process only.
 ///
 /// ```
 /// # use etcd_keyspace::{KeySpace, Token};

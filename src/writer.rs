@@ -58,8 +58,8 @@ pub enum LoadError {
         /// The revision of the read.
         got: Revision,
     },
-    /// etcd gives no key such numbers: revisions are positive, a key is modified no earlier than it is
-    /// created, versions are not negative, and only a creation has version 1. Version 0 is accepted,
+    /// etcd gives no key such numbers. Revisions are positive, and a key is modified no earlier than it is
+    /// created. Versions are not negative, and only a creation has version 1. Version 0 is accepted,
     /// for servers that keep none. Read again elsewhere; report the server.
     #[error(
         "key {} has impossible numbers: created at {create_revision}, modified at {mod_revision}, \
@@ -242,11 +242,11 @@ impl<T: Send + Sync + 'static> Writer<T> {
     /// The keys ascend. Entries whose numbers and raw value are unchanged are kept as they are and not
     /// decoded again; the delta is the exact difference, deletions included (C6).
     ///
-    /// A new [epoch](View::epoch) begins when the read contradicts what is known, which one history cannot:
-    /// a key's newest write is older than the known one, or has the known `mod_revision` with other numbers
-    /// or another value, or is at or below the confirmed revision and not known. The last is not judged
-    /// under [`Continuity::Lenient`], which lets events be lost. It also begins when the read is of the
-    /// revision shown and yet another state.
+    /// A new [epoch](View::epoch) begins when the read contradicts what is known, which one history cannot.
+    /// A key's newest write is older than the known one, or has the known `mod_revision` with other numbers
+    /// or another value. Or it is at or below the confirmed revision and not known, which is not judged
+    /// under [`Continuity::Lenient`], as that lets events be lost. A new epoch also begins when the read is at
+    /// the revision of the view and has another state.
     ///
     /// Without a mirror it makes the key space [`Live`](crate::State::Live) and current as of now, so that
     /// readiness checks can be tested: [`Status::is_fresh`](crate::Status::is_fresh) holds until the age

@@ -25,9 +25,9 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// Pass the header (`put.header().ok_or(..)?`, a `&etcd_client::ResponseHeader`). A store that was
     /// restored from a backup, or wiped, assigns revisions a second time. A plain revision from such a
     /// store is met at once by the old data, until the mirror finds out. The header's raft term closes that
-    /// gap: a wait that begins while the mirror is not live, or whose revision and term contradict
-    /// the answers that the mirror has seen, is met only by a linearizable read that began after the wait;
-    /// all such waits share one read. One gap remains: a broken connection that the mirror has not
+    /// gap. A wait may begin while the mirror is not live, or with a revision and term that contradict
+    /// the answers that the mirror has seen. Such a wait is met only by a linearizable read that began after
+    /// it, and all of them share one read. One gap remains: a broken connection that the mirror has not
     /// noticed yet, which takes at most two [check intervals](crate::Builder::check_interval).
     ///
     /// While the mirror doubts that the store still has the history it knows, no revision is met.

@@ -268,8 +268,8 @@ impl FakeEtcd {
         allowed(self.shared.update(|cluster| cluster.restore(revision, bump, FIRST_TERM)));
     }
 
-    /// Empties the store, as removing the data directories does: it is at revision 1 and without leases,
-    /// cluster and member ids stay, the raft term begins at 2 again, every transport breaks.
+    /// Empties the store, as removing the data directories does: it is at revision 1 and has no leases.
+    /// Cluster and member ids stay, the raft term begins at 2 again, every transport breaks.
     pub fn wipe(&self) {
         self.shared.update(cluster::Cluster::wipe);
     }
