@@ -155,6 +155,31 @@ async fn t64_spread_starts_and_warm_restarts_shorten_the_queue() {
     }
 }
 
+/// T-64: where the range fits the budget, a resumed watch costs etcd one read of it more, and those reads
+/// are spread over half a second for each MiB.
+#[tokio::test(start_paused = true)]
+async fn t64_mirrors_that_compare_their_range_cost_a_read_of_it_each() {
+    const READS_PER_SECOND: u32 = 100;
+    let (count, value) = (100, 5_000);
+    let etcd = fake::etcd();
+    for key in 0..KEYS {
+        etcd.put(format!("{}{key:03}", fake::PREFIX), vec![b'v'; value]);
+    }
+    let mut mirrors = Vec::new();
+    for seed in 0..count {
+        let builder = KeySpace::builder(fake::PREFIX).unwrap().bytes().seed(seed);
+        let ks = builder.start(etcd.clone()).await.unwrap();
+        mirrors.push((Duration::ZERO, ks));
+    }
+    etcd.faults().capacity(REQUESTS_PER_SECOND, READS_PER_SECOND * (KEYS * (value + 6)) as u32);
+    let (begun, before) = (Instant::now(), etcd.counts());
+    resume(&etcd, mirrors).await;
+    let (took, after) = (begun.elapsed(), etcd.counts());
+    println!("{count} of 0.5 MB: all live after {took:?}, queue {:?}", after.longest_queue);
+    assert_eq!(after.many - before.many, count, "one read of the range each");
+    assert!(took <= SECOND + SECOND * u32::try_from(count).unwrap() / READS_PER_SECOND, "{took:?}");
+}
+
 /// The greatest number of what `figure` counts in any of the `count` next stretches of time, and all.
 async fn peak(
     etcd: &FakeEtcd,
