@@ -363,8 +363,8 @@ impl History {
         Ok(())
     }
 
-    /// Whether the effect of a redelivered event, the last of its key and revision, is in what is
-    /// known (B7): else it was never applied, or history was written anew.
+    /// Whether the view has the effect of a redelivered event, the last of its key and revision (B7).
+    /// If not, the event was never applied, or it belongs to another history.
     fn has_effect_of(&self, event: &Event) -> bool {
         match (self.now, event) {
             (None, Event::Delete { .. }) => true,

@@ -62,7 +62,7 @@ pub(crate) struct Demand {
 }
 
 impl Demand {
-    /// Whether anybody waits for something that the mirror can hasten.
+    /// Whether a wait is pending that the mirror can hasten.
     pub(crate) fn is_any(self) -> bool {
         self.lowest.is_some() || self.sync.is_some() || self.clearing
     }

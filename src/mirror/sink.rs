@@ -17,7 +17,7 @@ use crate::snapshot::Snapshot;
 use crate::tap::Tapped;
 use crate::writer::{LoadError, Writer};
 
-/// So many of the newest live writes tell one history from another where not everything is compared.
+/// The number of newest live writes that are compared where not everything is.
 const NEWEST: usize = 4;
 
 pub(crate) struct Sink<T: Send + Sync + 'static> {

@@ -102,7 +102,7 @@ impl Published {
         self.synced.0 >= ticket
     }
 
-    /// Whether only a linearizable read can tell that a revision of this raft term belongs to the known
+    /// Whether only a linearizable read can show that a revision of this raft term belongs to the known
     /// history. Revisions and terms rise together within a history, so of two answers neither has the
     /// higher revision and the lower term. Zero is no term.
     pub(super) fn doubts(&self, revision: Revision, term: u64) -> bool {

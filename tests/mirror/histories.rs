@@ -300,7 +300,7 @@ async fn elect(ks: &KeySpace<Vec<u8>>, etcd: &FakeEtcd) {
     ks.sync().await.unwrap();
 }
 
-/// Beyond the budget, with the newest writes and the number of keys as before: the term tells.
+/// Beyond the budget, with the newest writes and the number of keys as before: the term shows it.
 #[tokio::test(start_paused = true)]
 async fn h15_an_older_term_has_everything_compared() {
     let etcd = etcd();

@@ -31,12 +31,12 @@ async fn h51_a_write_to_a_restored_store_is_not_taken_for_seen() {
     for ended in [waited.map(drop), read.map(drop), snapshot.map(drop)] {
         assert!(matches!(ended, Err(WaitError::HistoryChanged { was: 1, now: 2 })), "{ended:?}");
     }
-    // Decided anew, it is met by the new history.
+    // A second wait is met by the new history.
     assert!(ks.read_at(token).await.unwrap().contains("/k/new"));
     assert_same(&ks, &etcd).await;
 }
 
-/// Documented: nothing in a plain number tells the histories apart.
+/// Documented: a plain number does not distinguish the histories.
 #[tokio::test(start_paused = true)]
 async fn h51_a_plain_revision_is_met_by_the_old_history() {
     let (_etcd, ks, header) = restored().await;

@@ -243,7 +243,7 @@ async fn h75_the_end_of_another_watch_id_reopens_ours() {
     }
 }
 
-/// Without a valid id of its own, the mirror could not tell its events from those of others.
+/// Without a valid id, the mirror could not distinguish its events from those of other watchers.
 #[tokio::test(start_paused = true)]
 async fn h75_a_watch_without_an_id_is_refused() {
     let bad_ids = |response: WatchResponse| {

@@ -73,7 +73,7 @@ fn h66_a_removal_under_a_lock_that_a_reader_waits_for_returns() {
         });
         is_reading.recv_timeout(SOON).expect("the reader has its guard");
         remove_soon(&observer);
-        // It is gone for everybody at once, and dropped by the next one that has the lock.
+        // No reader sees it any more, and the next writer that has the lock drops it.
         assert_eq!(ks.observer_times().len(), 0);
         drop(held);
         assert_eq!(reading.join().unwrap(), 2);
