@@ -199,7 +199,10 @@ fn h50_under_suspicion_no_revision_and_no_sync_is_met() {
     waits.synced(1, 7);
     assert_eq!(poll(changed).unwrap().unwrap(), 7);
     // Neither progress nor another read can meet them, only the end of the suspicion.
-    assert_eq!((woken.times(), waits.demand()), (0, Demand { clearing: true, ..Demand::default() }));
+    assert_eq!(
+        (woken.times(), waits.demand()),
+        (0, Demand { clearing: true, ..Demand::default() })
+    );
     for wait in [met.as_mut(), later.as_mut(), asked.as_mut()] {
         assert!(poll(wait).is_none());
     }
