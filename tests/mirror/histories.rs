@@ -521,3 +521,29 @@ async fn h16_a_store_that_comes_back_keeps_its_epoch() {
     assert_same(&ks, &etcd).await;
     assert_eq!(ks.status().epoch, 1, "nothing differs from what was served");
 }
+
+/// Events are known to be lost, and the store shows a lower term: the writes that are compared then carry
+/// that term as well.
+#[tokio::test(start_paused = true)]
+async fn h15_gaps_and_an_older_term_at_once_end() {
+    let etcd = etcd();
+    for n in 0..10 {
+        etcd.put(format!("/k/{n}"), "1");
+    }
+    let ks = builder().proof_budget(0, 0).start(etcd.clone()).await.unwrap();
+    elect(&ks, &etcd).await;
+    // No load succeeds until the store is back.
+    etcd.faults().refuse_times(Call::RangeStream, SourceErrorKind::Unavailable, 1_000);
+    etcd.faults().lose_events(1);
+    etcd.put("/k/0", "lost");
+    etcd.put("/k/0", "2");
+    reaches(&ks, State::Reloading).await;
+    etcd.faults().down();
+    etcd.restore_at_term(etcd.revision(), 2);
+    etcd.faults().heal();
+    let dials = etcd.counts().connects;
+    reaches(&ks, State::Live).await;
+    assert_same(&ks, &etcd).await;
+    assert!(etcd.counts().connects - dials <= 3, "{:?}", etcd.counts());
+    assert_eq!(ks.status().epoch, 1);
+}

@@ -209,7 +209,6 @@ impl Machine {
                 "the store may have another history; its content is compared");
         }
         self.evidence.suspected = true;
-        self.forget_reads();
     }
 
     /// An answer is behind what is known.

@@ -72,11 +72,6 @@ impl Machine {
         self.fresh.as_of[slot] = Some((revision, asked));
     }
 
-    /// Forgets them: they may belong to another history.
-    pub(super) fn forget_reads(&mut self) {
-        self.fresh.as_of = [None; 2];
-    }
-
     /// The data is as of the newest revision read that the cursor has reached.
     pub(super) fn settle_as_of(&mut self) {
         let cursor = self.known.cursor;
