@@ -38,7 +38,7 @@ suite_of() {
         removal-waits) echo '--test observers h66' ;;
         panic-is-a-shutdown) echo '--test mirror panics' ;;
         # Each needs one kind of store that is another one; the simulation finds most as well.
-        suspicion-forgotten | values-not-compared | newest-by-numbers | older-term-ignored | \
+        suspicion-forgotten | content-refused-for-its-term | values-not-compared | newest-by-numbers | older-term-ignored | \
             no-census | backoff-despite-waits) echo '--test mirror histories::' ;;
         # Its values are short and have no leases of their own, and its answers all have a term.
         budget-without-bytes | leases-not-compared | stand-in-is-a-newest-write)
