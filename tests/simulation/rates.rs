@@ -6,15 +6,16 @@
 use etcd_keyspace::testing::Counts;
 use tokio::time::Instant;
 
-/// What one reader may ask for per simulated second, whatever the servers do.
+/// What one reader may ask for per simulated second, whatever the servers do. A connection, and a load, is
+/// followed by a proof of six small reads.
 const CONNECTS_PER_SECOND: u64 = 20;
 const LOADS_PER_SECOND: u64 = 40;
-const REQUESTS_PER_SECOND: u64 = 100;
+const REQUESTS_PER_SECOND: u64 = 150;
 
 /// What each thing done to the store or asked by a waiter may cost on top.
 const CONNECTS_PER_ACT: u64 = 2;
 const LOADS_PER_ACT: u64 = 4;
-const REQUESTS_PER_ACT: u64 = 20;
+const REQUESTS_PER_ACT: u64 = 30;
 
 /// Buckets that fill with time and acts, and empty with requests.
 pub(crate) struct Rates {
