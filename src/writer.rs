@@ -333,11 +333,12 @@ impl<T: Send + Sync + 'static> Writer<T> {
     ) -> Result<Applied, LoadError> {
         self.check_load(&loading, header, same_history)?;
         self.note_member(Some(header));
-        let (shown, contradicted) = (self.view.revision, loading.contradicted());
+        let (confirmed, contradicted) = (self.view.confirmed, loading.contradicted());
         let mut next = loading.finish(header.revision);
         let changed = next.changes.as_ref().map_or(!next.view.is_empty(), |all| !all.is_empty());
-        // What was shown at this revision was wrong, so it must not keep its name (C1).
-        let repaired = shown == header.revision && changed;
+        // The view was wrong at this revision, which must not name two states (C1): readers know it by the
+        // revision, and tokens by the confirmed one.
+        let repaired = confirmed == header.revision && changed;
         next.view.cluster_id = Some(header.cluster_id);
         next.view.epoch += u64::from(!same_history || contradicted || repaired);
         let rejected = next.rejected;

@@ -346,3 +346,15 @@ fn h20_c10_values_of_a_former_history_stand_in_for_nothing() {
         assert!(changes.is_sorted() && changes.contains(&b"/b".to_vec()), "{changes:?}");
     }
 }
+
+/// Progress has named the state by a later revision than its last change: a repair there is a new epoch too.
+#[test]
+fn h21_a_repair_at_the_confirmed_revision_begins_a_new_epoch() {
+    let (ks, mut writer) = space();
+    assert_eq!((ks.read().revision(), ks.read().confirmed()), (9, 12));
+    let mut loading = writer.begin_load(true, true);
+    // Events are known to be lost, so a deletion contradicts nothing.
+    loading.page(vec![kv("/a", 2, 4, 2)]).unwrap();
+    writer.finish_load(loading, header(12), true).unwrap();
+    assert_eq!((ks.read().epoch(), ks.read().len()), (2, 1));
+}
