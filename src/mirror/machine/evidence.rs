@@ -36,12 +36,18 @@ pub(crate) struct Floor {
     number: u64,
 }
 
-/// The term that a member has shown, known to requests from this number on.
+/// A term that a member has shown, known to requests from this number on.
 #[derive(Debug, Clone, Copy)]
 struct Term {
     member_id: u64,
     term: u64,
     since: u64,
+}
+
+impl Term {
+    fn is_of(&self, header: &Header) -> bool {
+        (self.member_id, self.term) == (header.member_id, header.raft_term)
+    }
 }
 
 /// A member that has shown a lower term than was known, at this endpoint.
@@ -58,10 +64,11 @@ pub(super) struct Evidence {
     asked: u64,
     /// The greatest revision.
     revision: Revision,
-    /// The terms of the members that have answered. A member to which a snapshot was sent shows the
-    /// term of before until the next write, so terms are compared member by member; a member that is
-    /// not known yet is compared with all.
-    terms: Vec<Term>,
+    /// The greatest term.
+    greatest: Option<Term>,
+    /// Lower terms that content was proven under. A member that was sent a snapshot keeps the term of
+    /// before until the next write.
+    proven: Vec<Term>,
     /// The newest answer with a term.
     newest: Option<(Revision, u64)>,
     /// Members are doubted one by one: behind a proxy each answer may come from the next member.
@@ -82,13 +89,10 @@ impl Evidence {
         let since = self.asked + 1;
         self.doubts.retain(|doubt| doubt.lower.member_id != member_id);
         self.newest = Some((header.revision, term));
-        match self.terms.iter_mut().find(|known| known.member_id == member_id) {
-            Some(known) if known.term >= term => {}
-            Some(known) => (known.term, known.since) = (term, since),
-            None => {
-                push_bounded(&mut self.terms, Term { member_id, term, since });
-            }
+        if self.greatest.is_none_or(|greatest| greatest.term < term) {
+            self.greatest = Some(Term { member_id, term, since });
         }
+        self.proven.retain(|proven| proven.member_id != member_id || proven.is_of(header));
     }
 
     /// Records that the answer to request `number` has a lower term than was known; returns whether the
@@ -109,23 +113,20 @@ impl Evidence {
     /// The lower terms that members have shown at that endpoint are known from here on. Otherwise a member
     /// that keeps its lower term, and that a proxy alternates with others, would be doubted again and again.
     fn clear(&mut self, header: &Header, endpoint: usize) {
-        let Evidence { asked, doubts, .. } = std::mem::take(self);
-        self.asked = asked;
+        let Evidence { asked, proven, doubts, .. } = std::mem::take(self);
+        (self.asked, self.proven) = (asked, proven);
         self.note(header);
-        let lower = doubts.into_iter().filter(|doubt| doubt.endpoint == endpoint);
-        let lower = lower.map(|doubt| doubt.lower).filter(|it| it.member_id != header.member_id);
-        self.terms.extend(lower.map(|lower| Term { since: asked + 1, ..lower }));
+        for Doubt { lower, .. } in doubts.into_iter().filter(|doubt| doubt.endpoint == endpoint) {
+            self.proven.retain(|proven| proven.member_id != lower.member_id);
+            push_bounded(&mut self.proven, lower);
+        }
     }
 
     /// Whether the answer to request `number` has a lower term than was known when it was asked for.
     fn is_older_term(&self, header: &Header, number: u64) -> bool {
-        let of_member = self.terms.iter().find(|known| known.member_id == header.member_id);
-        let known = self.terms.iter().filter(|known| known.since <= number);
-        let least = match of_member {
-            Some(known) => Some(known).filter(|known| known.since <= number),
-            None => known.max_by_key(|known| known.term),
-        };
-        header.raft_term != 0 && least.is_some_and(|least| header.raft_term < least.term)
+        let lower = |known: Term| known.since <= number && header.raft_term < known.term;
+        let proven = self.proven.iter().any(|proven| proven.is_of(header));
+        header.raft_term != 0 && !proven && self.greatest.is_some_and(lower)
     }
 }
 
