@@ -136,6 +136,8 @@ pub(crate) struct Machine {
     gapless: Revision,
     /// No event and no progress since the last load, so a reload now would be a loop.
     unproven: bool,
+    /// Everything was read on this connection, just before the watch that is opened.
+    just_loaded: bool,
     pager: Option<Pager>,
     streaming: bool,
     load_restarts: u32,
@@ -197,6 +199,7 @@ impl Machine {
             reload: None,
             gapless: 0,
             unproven: false,
+            just_loaded: false,
             pager: None,
             streaming: false,
             load_restarts: 0,

@@ -68,6 +68,7 @@ impl Machine {
 
     /// Asks who answers and how far its store is; without data there is nothing to compare.
     pub(super) fn identify(&mut self, now: Instant) {
+        self.just_loaded = false;
         if !self.known.loaded {
             return self.begin_load(now, Reload::FIRST);
         }

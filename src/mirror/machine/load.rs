@@ -133,8 +133,9 @@ impl Machine {
                 }
                 self.report.current_as_of = self.report.current_as_of.max(self.load_asked);
                 self.gapless = applied.confirmed;
+                self.unproven = true;
                 // A read that was held may be hours old.
-                self.unproven = !was_held;
+                self.just_loaded = !was_held;
                 self.queue.clear();
                 tracing::info!(
                     name = %self.options.name, revision = applied.revision, keys = self.known.keys,

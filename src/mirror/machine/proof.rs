@@ -96,7 +96,7 @@ impl Machine {
         }
         match basis {
             Basis::Everything { bytes } => {
-                let hurried = self.unproven || self.demand.is_any();
+                let hurried = self.just_loaded || self.demand.is_any();
                 let pause = Duration::from_millis(bytes.saturating_mul(1000) / BYTES_PER_SECOND);
                 let pause = pause.min(PAUSE_MAX);
                 let pause = if hurried { Duration::ZERO } else { self.jitter.up_to(pause) };
@@ -206,7 +206,7 @@ impl Machine {
         let cursor = self.known.cursor;
         let all =
             RangeRequest { revision: cursor, ..RangeRequest::new(KeyRange::clone(&self.range)) };
-        let request = if proven < cursor && !self.unproven {
+        let request = if proven < cursor && !self.just_loaded {
             // What moved the cursor beyond the newest write was progress, or a deletion. Another
             // history may have writes there, as by the count barrier (B13).
             let min_mod_revision = proven.saturating_add(1);
@@ -258,7 +258,7 @@ impl Machine {
         match error.kind() {
             // Everything was read just now, and the watch began there: it would be compacted itself if its
             // store had been so far already. Reading again might never end under many compactions.
-            SourceErrorKind::Compacted if self.proves_watch() && self.unproven => {
+            SourceErrorKind::Compacted if self.proves_watch() && self.just_loaded => {
                 self.act(Action::EndProof);
                 self.live(now);
             }
