@@ -33,6 +33,9 @@ pub(crate) struct Audit {
     pub(crate) excused: bool,
     /// Within this epoch a later era looked like the one that is shown, so it may be shown already.
     confusable: bool,
+    /// The mirror has loaded since events may have been lost. Such a load repairs what differs, and begins
+    /// an epoch only where no loss of events explains it.
+    pub(crate) gaps: bool,
     /// How many keys the mirror compares whole.
     budget: usize,
     /// Nothing of what the server says is sure to be true.
@@ -55,6 +58,7 @@ impl Audit {
             tainted: false,
             excused: false,
             confusable: false,
+            gaps: false,
             forged: false,
         }
     }
@@ -124,7 +128,7 @@ impl Audit {
             // Where a backup has all that was known, or compaction hides what was lost, no new epoch
             // is due: the view of before is continued.
             let last = self.eras.last().copied().unwrap_or(0);
-            let hidden = truth.compacted() > self.confirmed;
+            let hidden = self.gaps || truth.compacted() > self.confirmed;
             let continued = |era: &usize| {
                 let policy = self.expect.bad_values;
                 hidden

@@ -234,7 +234,9 @@ fn spawn_auditor(ks: KeySpace<Value>, audit: Arc<Mutex<Audit>>) -> JoinHandle<()
     tokio::spawn(async move {
         let rejected = ks.clone();
         let ended = ks.wait_until(|view| {
-            audit.lock().unwrap().see(view, &rejected.rejected());
+            let mut audit = audit.lock().unwrap();
+            audit.gaps = rejected.status().counters.loads_gap > 0;
+            audit.see(view, &rejected.rejected());
             None::<()>
         });
         let _ = ended.await;
