@@ -134,7 +134,9 @@ impl Truth {
     ) -> bool {
         let (was, is) = (&self.eras[old], &self.eras[new]);
         let Some((term, compacted)) = is.opened else { return false };
-        let lower = new + 1 == self.eras.len() && self.etcd.header().raft_term < was.term();
+        // Between two eras another one with equal content may have made its own terms the measure.
+        let newest = new + 1 == self.eras.len() && new == old + 1;
+        let lower = newest && self.etcd.header().raft_term < was.term();
         let from = from.max(compacted);
         let until = was.last.min(is.last).min(is.answered.unwrap_or(Revision::MAX));
         let same = |at| {
