@@ -296,7 +296,9 @@ impl Crowd {
             if round == 1 || round == 9 {
                 self.settle().await;
                 let now = Value::alive();
-                let slack = 2 * ENTRIES_MAX;
+                // Consumers that had the same view may have views of their own by now; what leaks would be
+                // a view for each round.
+                let slack = 3 * ENTRIES_MAX;
                 let before = *before.get_or_insert(now);
                 assert!(now <= before + slack, "C9: {before} values were kept, and then {now}");
             }
