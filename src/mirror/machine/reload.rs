@@ -77,6 +77,7 @@ impl Machine {
         }
         self.count_history_change(what);
         self.reload = Some(Reload::ANEW);
+        self.forget_evidence();
         // It was read whole, and is compared with the known content in any case.
         self.finish_load(header, self.options.hold_above);
     }
