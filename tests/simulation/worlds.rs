@@ -202,12 +202,15 @@ impl World {
         let delete = Op::delete(key.as_str());
         // Two lives of a key in one revision have the same numbers, so that nobody can tell them apart
         // who was told the first one last.
-        let ways = if self.kind == Kind::Hostile { 3 } else { 5 };
+        let hostile = self.kind == Kind::Hostile;
+        let ways = if hostile { 3 } else { 5 };
         match self.random(ways) {
-            // etcd refuses a second put of a key. After a compaction at this revision, a watch from it
-            // would show the last put alone, and a mirror takes the version that is missing for a break.
-            0 if self.kind == Kind::Hostile => self.etcd.txn([put, again]),
-            0 => self.etcd.txn([put]),
+            // etcd refuses a transaction that touches a key twice. After a compaction at this revision,
+            // a watch from it shows the last touch alone. A mirror takes a version that is missing, and
+            // a delete of a key that it never had, for a break.
+            0 if !hostile => self.etcd.txn([put]),
+            2 if !hostile && self.etcd.get(&key).is_none() => self.etcd.txn([put]),
+            0 => self.etcd.txn([put, again]),
             1 => self.etcd.txn([delete, put]),
             2 => self.etcd.txn([put, delete]),
             3 => self.etcd.txn([delete.clone(), put, delete, again]),
