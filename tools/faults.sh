@@ -43,7 +43,7 @@ suite_of() {
         # Its values are short and have no leases of their own, and its answers all have a term.
         budget-without-bytes | leases-not-compared | stand-in-is-a-newest-write)
             echo '--lib known::tests' ;;
-        term-zero-is-a-term | overtaken-answers-count) echo '--lib mirror::tests::terms' ;;
+        term-zero-is-a-term | overtaken-answers-count | count-under-a-higher-term) echo '--lib mirror::tests::terms' ;;
         # The simulation has neither suspicions nor tokens with a term.
         suspicion-is-ignored | ticket-is-not-waited-for | contradiction-is-not-read)
             echo '--lib wait::tests' ;;

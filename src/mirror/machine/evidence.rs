@@ -177,6 +177,11 @@ impl Machine {
         true
     }
 
+    /// The greatest raft term that a linearizable answer has shown; 0 for none.
+    pub(super) fn greatest_term(&self) -> u64 {
+        self.evidence.greatest.map_or(0, |greatest| greatest.term)
+    }
+
     /// The greatest revision that a linearizable answer has shown.
     pub(super) fn greatest_shown(&self) -> Revision {
         self.evidence.revision

@@ -35,6 +35,8 @@ pub(super) struct Freshness {
     /// The ticket that the revision read under way covers.
     pub(super) reading: Option<u64>,
     pub(super) counting: bool,
+    /// The greatest raft term that was known when the watch became live.
+    pub(super) term: u64,
     /// The lowest revision waited for when progress was last asked for.
     pub(super) asked_for: Option<Revision>,
     /// Since when counts have found another state in the store than here.
@@ -325,6 +327,13 @@ impl Machine {
                 self.fail(now, timeout("the rest of a response does not come"));
             }
             return;
+        }
+        if header.raft_term > self.fresh.term {
+            // An election, or another store that answers before the end of the watch is seen. A new
+            // watch comes with a comparison of content, which tells them apart.
+            let kind = SourceErrorKind::Unavailable;
+            let message = "the raft term rose since the watch began";
+            return self.fail(now, SourceError::new(kind, message));
         }
         if page.kvs.is_empty() && usize::try_from(page.count) == Ok(self.known.keys) {
             self.fresh.behind_since = None;

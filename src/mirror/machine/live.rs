@@ -139,6 +139,7 @@ impl Machine {
     /// The watch is open, and its store has the known content.
     pub(super) fn live(&mut self, now: Instant) {
         self.phase = Phase::Live;
+        self.fresh.term = self.greatest_term();
         self.just_loaded = false;
         self.load_deadline = None;
         self.enter(now, State::Live);

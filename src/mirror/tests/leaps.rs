@@ -5,12 +5,14 @@ use std::time::Duration;
 use super::*;
 use crate::mirror::machine::Known;
 
+pub(super) const V3_6: ServerVersion = ServerVersion { major: 3, minor: 6, patch: 0 };
+
 /// A machine that has loaded at revision 10 and watches; with the requests it waits for.
 fn live() -> Chaos {
-    live_with(Options::default())
+    live_with(Options::default(), V3_6)
 }
 
-pub(super) fn live_with(options: Options) -> Chaos {
+pub(super) fn live_with(options: Options, version: ServerVersion) -> Chaos {
     let mut chaos = Chaos::with_lies(1, Random(1), 0);
     chaos.machine = Machine::new(
         options,
@@ -20,7 +22,6 @@ pub(super) fn live_with(options: Options) -> Chaos {
         1,
         chaos.sink.writer.shared().report.read(),
     );
-    let version = ServerVersion { major: 3, minor: 6, patch: 0 };
     tell(&mut chaos, Input::Start);
     tell(&mut chaos, Input::Connected(Ok(())));
     tell(&mut chaos, Input::Version(Ok(version)));
@@ -32,7 +33,7 @@ pub(super) fn live_with(options: Options) -> Chaos {
 }
 
 pub(super) fn at(revision: Revision) -> Header {
-    Header { cluster_id: CLUSTER, revision, ..Header::default() }
+    Header { cluster_id: CLUSTER, revision, raft_term: 5, ..Header::default() }
 }
 
 fn message(response: WatchResponse) -> Input {

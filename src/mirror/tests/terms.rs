@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::leaps::{at, live_with, tell};
+use super::leaps::{V3_6, at, live_with, tell};
 use super::*;
 use crate::mirror::machine::Asked;
 
@@ -11,7 +11,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A machine that watches, audits, and has read the term 5.
 fn live() -> Chaos {
     let options = Options { audit_interval: Some(5 * SECOND), ..Options::default() };
-    let mut chaos = live_with(options);
+    let mut chaos = live_with(options, V3_6);
     for asked in reads(&mut chaos, 1) {
         answer(&mut chaos, asked, 5);
     }
@@ -78,5 +78,33 @@ fn h15_an_answer_that_is_overtaken_is_no_evidence() {
         let asked = reads(&mut chaos, 1);
         answer(&mut chaos, asked[0], 5);
         assert_eq!(failures(&chaos), 1, "{order:?}: asked for after the term 6 was known");
+    }
+}
+
+/// A replaced store may answer a count before the end of the watch is seen.
+#[test]
+fn h17_a_count_under_a_higher_term_confirms_nothing() {
+    for (term, confirmed) in [(0, 12), (5, 12), (6, 10)] {
+        // Progress of this version is not trusted, so that keys are counted.
+        let version = ServerVersion { major: 3, minor: 5, patch: 0 };
+        let mut chaos = live_with(Options::default(), version);
+        let ask = Demand { lowest: Some(12), ..Demand::default() };
+        chaos.now += SECOND;
+        chaos.handle(ask, Input::Tick);
+        while let Some(action) = chaos.machine.action() {
+            chaos.pending.push(action);
+        }
+        let header = Some(Header { raft_term: term, ..at(12) });
+        for action in std::mem::take(&mut chaos.pending) {
+            if let Action::Range(asked @ Asked { purpose: Purpose::Barrier { .. }, .. }, _) = action
+            {
+                tell(
+                    &mut chaos,
+                    Input::Range(asked, Ok(RangePage { header, ..RangePage::default() })),
+                );
+            }
+        }
+        assert_eq!(chaos.sink.known().cursor, confirmed, "term {term} after 5");
+        assert_eq!(failures(&chaos), u64::from(term > 5));
     }
 }
