@@ -128,7 +128,7 @@ impl Audit {
             // Where a backup has all that was known, or compaction hides what was lost, no new epoch
             // is due: the view of before is continued.
             let last = self.eras.last().copied().unwrap_or(0);
-            let hidden = self.gaps || truth.compacted() > self.confirmed;
+            let hidden = self.gaps || truth.compacted_after(last) > self.confirmed;
             let continued = |era: &usize| {
                 let policy = self.expect.bad_values;
                 hidden

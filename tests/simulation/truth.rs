@@ -27,6 +27,8 @@ struct Era {
     last: Revision,
     /// The raft term and the compaction when clients first reached it.
     opened: Option<(u64, Revision)>,
+    /// The compaction when the store went back.
+    compacted: Revision,
     /// The revision of an answer that every mirror got.
     answered: Option<Revision>,
 }
@@ -89,11 +91,14 @@ impl Truth {
     /// The store is about to go back to `revision`; call [`refresh`](Truth::refresh) after it.
     pub(crate) fn begin_era(&mut self, revision: Revision) {
         self.refresh();
-        let mut era = self.eras.last().expect("there is an era").clone();
+        let compacted = self.etcd.compacted();
+        let left = self.eras.last_mut().expect("there is an era");
+        left.compacted = compacted;
+        let mut era = left.clone();
         for states in era.keys.values_mut() {
             states.retain(|(at, _)| *at <= revision);
         }
-        (era.last, era.opened, era.answered) = (revision, None, None);
+        (era.last, era.opened, era.answered, era.compacted) = (revision, None, None, 0);
         self.eras.push(era);
         self.commits.clear();
     }
@@ -136,7 +141,9 @@ impl Truth {
         let Some((term, compacted)) = is.opened else { return false };
         // Between two eras another one with equal content may have made its own terms the measure.
         let newest = new + 1 == self.eras.len() && new == old + 1;
-        let lower = newest && self.etcd.header().raft_term < was.term();
+        // A member may have been proven by content under that term, before a higher one was known.
+        let known = self.eras[..old].iter().any(|era| era.term() == term);
+        let lower = newest && !known && self.etcd.header().raft_term < was.term();
         let from = from.max(compacted);
         let until = was.last.min(is.last).min(is.answered.unwrap_or(Revision::MAX));
         let same = |at| {
@@ -151,8 +158,10 @@ impl Truth {
         self.etcd.counts().lost > 0
     }
 
-    pub(crate) fn compacted(&self) -> Revision {
-        self.etcd.compacted()
+    /// The greatest compaction of any era after `era`.
+    pub(crate) fn compacted_after(&self, era: usize) -> Revision {
+        let left = self.eras.iter().skip(era + 1).map(|era| era.compacted);
+        left.fold(self.etcd.compacted(), Revision::max)
     }
 
     /// A revision that the store certainly had at `instant`.
