@@ -7,10 +7,11 @@ use etcd_keyspace::testing::Counts;
 use tokio::time::Instant;
 
 /// What one reader may ask for per simulated second, whatever the servers do. A connection, and a load, is
-/// followed by a proof of six small reads.
+/// followed by a proof of six small reads, or by as many pages as there are keys: some readers have pages of
+/// one key.
 const CONNECTS_PER_SECOND: u64 = 20;
 const LOADS_PER_SECOND: u64 = 40;
-const REQUESTS_PER_SECOND: u64 = 150;
+const REQUESTS_PER_SECOND: u64 = 300;
 
 /// What each thing done to the store or asked by a waiter may cost on top.
 const CONNECTS_PER_ACT: u64 = 2;
