@@ -222,6 +222,7 @@ impl Simulation {
         let patience = if replaced { REQUEST_TIMEOUT * 2 } else { Duration::ZERO };
         tokio::time::sleep(patience + CHECK_INTERVAL * 2).await;
         for reader in &mut live {
+            reader.comes_back().await;
             reader.look(self.world.stale).await;
         }
         // What was waited for may have been a revision of the history before.

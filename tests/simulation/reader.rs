@@ -23,6 +23,8 @@ pub(crate) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bound of a `sync` with a healthy store: lost requests time out first, and a full read may follow.
 const SYNC_MAX: Duration = Duration::from_secs(60);
+/// How often a reader that was brought too much is looked at again.
+const RETRIES_MAX: usize = 4;
 /// Half of the keys that there can be.
 const HALF_THE_RANGE: usize = 8;
 
@@ -184,6 +186,19 @@ impl Reader {
                 self.audit.lock().unwrap().expect_since(now, &view, &self.ks.rejected());
             }
             Err(error) => assert!(self.may_stop(), "C8: {error:?}"),
+        }
+    }
+
+    /// Waits for the retry after a watch that brought more than the reader takes in. The last of it may
+    /// have been applied before, and each such retry waits longer.
+    pub(crate) async fn comes_back(&self) {
+        for _ in 0..RETRIES_MAX {
+            let status = self.ks.status();
+            let error = status.last_error.as_ref().map(ToString::to_string).unwrap_or_default();
+            if status.state == State::Live || !error.contains("arrived before they were applied") {
+                return;
+            }
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
     }
 
