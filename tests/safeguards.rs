@@ -13,12 +13,12 @@ mod values;
 
 use std::time::Duration;
 
-use etcd_keyspace::testing::{Call, FakeEtcd};
+use etcd_keyspace::testing::{Call, FakeEtcd, Op};
 use etcd_keyspace::{
     KeyRange, KeySpace, NotHeld, OnHistoryChange, OnHold, SourceErrorKind, State, StopReason,
 };
 use fake::{PREFIX, assert_same, assert_shows, builder, etcd, reaches, version};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -152,6 +152,8 @@ pub(crate) struct Machine {
     cutting: cut::Cutting,
     /// The cursor of a watch whose response was too large.
     too_large_at: Option<Revision>,
+    /// The cursor at which a response was last too large. While it stays there the response comes again.
+    oversized_at: Option<Revision>,
     /// When the mirror is given up unless it has loaded and begun to watch; absent from then on.
     load_deadline: Option<Instant>,
     /// When the present or last connection was begun.
@@ -210,6 +212,7 @@ impl Machine {
             wish: None,
             cutting: cut::Cutting::default(),
             too_large_at: None,
+            oversized_at: None,
             load_deadline: None,
             dialed: None,
             load_asked: None,
@@ -442,9 +445,11 @@ impl Machine {
 
     /// An event or a progress notification: the watch works.
     fn proven(&mut self) {
-        self.backoff.reset();
+        if self.oversized_at != Some(self.known.cursor) {
+            self.backoff.reset();
+            self.unproven = false;
+        }
         self.token_refreshed = false;
-        self.unproven = false;
         self.load_restarts = 0;
         self.report.last_error = None;
     }

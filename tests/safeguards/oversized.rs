@@ -59,7 +59,7 @@ async fn b4_t13_a_response_that_is_always_too_large_is_passed_by_a_reload() {
     let ks = builder().start(etcd.clone()).await.unwrap();
     // A page has one key if need be; the revision's response has all five.
     etcd.faults().limit_message(3_000);
-    let ops = (0..5).map(|key| etcd_keyspace::testing::Op::put(format!("/k/{key:03}"), [7; 1000]));
+    let ops = (0..5).map(|key| Op::put(format!("/k/{key:03}"), [7; 1000]));
     let revision = etcd.txn(ops);
     let before = etcd.counts().watches;
     ks.wait_for_revision(revision).await.unwrap();
@@ -71,6 +71,36 @@ async fn b4_t13_a_response_that_is_always_too_large_is_passed_by_a_reload() {
     assert_same(&ks, &etcd).await;
 }
 
+/// The next watch brings it again, as long as nothing newer is written.
+#[tokio::test(start_paused = true)]
+async fn t13_a_response_too_large_in_a_quiet_store_is_no_tight_loop() {
+    for in_fragments in [false, true] {
+        let etcd = etcd();
+        // Keys are counted there, which proves a watch before the response comes.
+        etcd.set_version(version("3.5.1"));
+        etcd.set_sync_delay(Duration::from_millis(100));
+        fill(&etcd, 5);
+        let bound = if in_fragments { 3_000 } else { 1 << 20 };
+        let ks = builder().response_bytes_max(bound).start(etcd.clone()).await.unwrap();
+        if in_fragments {
+            etcd.faults().fragment(1);
+        } else {
+            etcd.faults().limit_message(3_000);
+        }
+        let ops = (0..5).map(|key| Op::put(format!("/k/{key:03}"), [7; 1000]));
+        let revision = etcd.txn(ops);
+        ks.wait_for_revision(revision).await.unwrap();
+        let before = etcd.counts().watches;
+        sleep(600 * SECOND).await;
+        let watches = etcd.counts().watches - before;
+        assert!(watches <= 1_000, "{watches} watches in 10 minutes, in fragments: {in_fragments}");
+        let revision = etcd.put("/outside", "1");
+        ks.wait_for_revision(revision).await.unwrap();
+        etcd.faults().heal();
+        assert_same(&ks, &etcd).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn c9_fragments_without_end_are_bounded() {
     let etcd = etcd();
@@ -78,7 +108,7 @@ async fn c9_fragments_without_end_are_bounded() {
     let ks = builder().response_bytes_max(10_000).start(etcd.clone()).await.unwrap();
     // One revision of 50 fragments of 1,000 bytes each.
     etcd.faults().fragment(1);
-    let ops = (0..50).map(|key| etcd_keyspace::testing::Op::put(format!("/k/{key:03}"), [7; 1000]));
+    let ops = (0..50).map(|key| Op::put(format!("/k/{key:03}"), [7; 1000]));
     etcd.txn(ops);
     assert_same(&ks, &etcd).await;
     let counters = ks.status().counters;

@@ -79,7 +79,8 @@ impl Reader {
             builder = builder.queue_bounds(1 + random(10), 10_000);
         }
         if random(4) == 0 {
-            builder = builder.intake_bytes_max(1 + random(200));
+            // Some events each time, or a backlog of a hundred would take a hundred watches.
+            builder = builder.intake_bytes_max(64 + random(200));
         }
         if seed.is_multiple_of(4) {
             // Most fall behind such a history.

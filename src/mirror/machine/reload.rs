@@ -117,12 +117,16 @@ impl Machine {
     }
 
     /// Reads everything, since a response of the watch cannot be had or held (C9).
+    ///
+    /// A watch begins with the cursor's own revision, so the response comes again until the store has a newer
+    /// one; the delays grow meanwhile.
     pub(super) fn read_instead(&mut self, now: Instant, cause: Arc<dyn StdError + Send + Sync>) {
         self.report.counters.oversized += 1;
         let name = &self.options.name;
         tracing::warn!(%name, error = %cause, "a response is too large; everything is read instead");
         self.report.last_error = Some(cause);
         self.too_large_at = None;
+        self.oversized_at = Some(self.known.cursor);
         self.queue.drop_fragments();
         self.schedule_reload(now, Reload::OVERSIZED);
     }
