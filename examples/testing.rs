@@ -15,7 +15,7 @@ struct Router {
 impl Router {
     /// The backend for a path, from memory.
     fn backend(&self, path: &str) -> Option<String> {
-        let view = self.routes.read();
+        let view = self.routes.snapshot();
         let mut known = path;
         loop {
             // Paths come from users: what lies outside the key space is no route, and no panic.

@@ -375,3 +375,69 @@ fn t70_one_decision_reaches_the_mirror_and_only_about_what_was_held() {
         assert_eq!((cell.verdict(), cell.verdict()), (Some(Verdict::Accept), None));
     });
 }
+
+/// A snapshot takes no lock, so nothing but the order of publishing keeps it from being behind.
+#[test]
+fn c6_c8_no_snapshot_is_behind_a_guard_a_wait_or_another_snapshot() {
+    check(|| {
+        let (ks, mut writer) = space();
+        let newest = Arc::new(AtomicUsize::new(0));
+        let mut threads: Vec<_> = [0, 1]
+            .map(|first| {
+                let (ks, newest) = (ks.clone(), Arc::clone(&newest));
+                thread::spawn(move || {
+                    for turn in first..first + 2 {
+                        let floor = newest.load(Ordering::SeqCst);
+                        let confirmed = if turn % 2 == 0 {
+                            let guard = ks.read();
+                            assert_eq!(ks.snapshot().confirmed(), guard.confirmed());
+                            guard.confirmed()
+                        } else {
+                            ks.snapshot().confirmed()
+                        };
+                        let confirmed = usize::try_from(confirmed).unwrap();
+                        assert!(confirmed >= floor, "{confirmed} after {floor}");
+                        newest.fetch_max(confirmed, Ordering::SeqCst);
+                    }
+                })
+            })
+            .into();
+        threads.push({
+            let ks = ks.clone();
+            thread::spawn(move || {
+                block_on(ks.wait_for_revision(2)).unwrap();
+                let snapshot = ks.snapshot();
+                assert!(snapshot.confirmed() >= 2 && snapshot.contains("/a"));
+            })
+        });
+        apply(&mut writer, vec![put("/a", 2)], 2);
+        writer.confirm(5);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}
+
+/// A state registered beside a step is in each later snapshot, and of its view.
+#[test]
+fn c4_shared_states_are_of_their_view_whenever_they_come_and_go() {
+    check(|| {
+        let (ks, mut writer) = space();
+        let registering = {
+            let ks = ks.clone();
+            thread::spawn(move || {
+                let entries = ks.derive_shared(Arc::new(0), |_, _, view, _| Arc::new(view.len()));
+                let snapshot = ks.snapshot();
+                assert_eq!(**snapshot.derived(&entries), snapshot.len());
+                entries
+            })
+        };
+        apply(&mut writer, vec![put("/a", 2)], 2);
+        writer.confirm(5);
+        let entries = registering.join().unwrap();
+        let snapshot = ks.snapshot();
+        assert_eq!((snapshot.confirmed(), **snapshot.derived(&entries)), (5, 1));
+        let removing = thread::spawn(move || entries.remove());
+        apply(&mut writer, vec![put("/b", 6)], 6);
+        removing.join().unwrap();
+        assert_eq!(ks.snapshot().len(), 2);
+    });
+}

@@ -7,12 +7,14 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{RwLockReadGuard, RwLockWriteGuard};
 
+use crate::current::Current;
 use crate::observer::{Derived, DerivedError, Observers};
-use crate::reentry::{Hold, SpaceId};
+use crate::reentry::Hold;
+use crate::snapshot::Snapshot;
 use crate::view::View;
 
 /// What the lock of a key space protects.
@@ -22,17 +24,58 @@ pub(crate) struct Locked<T> {
 }
 
 /// The longest times the lock was held by readers and waited for by the writer, in nanoseconds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LockTimes {
+    begun: Instant,
+    /// Since when the writer has waited for readers, in nanoseconds since `begun`; zero while it does not.
+    writer_waits_since: AtomicU64,
     pub(crate) longest_read_hold: AtomicU64,
     pub(crate) longest_write_wait: AtomicU64,
     pub(crate) longest_write_hold: AtomicU64,
     pub(crate) last_write_hold: AtomicU64,
 }
 
-/// Raises `longest` to the time since `start`; gives that time.
+impl LockTimes {
+    pub(crate) fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        LockTimes {
+            begun: Instant::now(),
+            writer_waits_since: zero(),
+            longest_read_hold: zero(),
+            longest_write_wait: zero(),
+            longest_write_hold: zero(),
+            last_write_hold: zero(),
+        }
+    }
+
+    /// Calls `lock`, and records how long it took.
+    pub(crate) fn wait_to_write<L>(&self, lock: impl FnOnce() -> L) -> L {
+        let start = Instant::now();
+        let since = nanos(start - self.begun).max(1);
+        self.writer_waits_since.store(since, Ordering::Relaxed);
+        let locked = lock();
+        self.writer_waits_since.store(0, Ordering::Relaxed);
+        record(&self.longest_write_wait, start);
+        locked
+    }
+
+    /// Records that a read guard was held for as long as the writer has waited, at least.
+    fn note_writer_wait(&self) {
+        let since = self.writer_waits_since.load(Ordering::Relaxed);
+        if since > 0 {
+            let waited = nanos(self.begun.elapsed()).saturating_sub(since);
+            self.longest_read_hold.fetch_max(waited, Ordering::Relaxed);
+        }
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Raises `longest` to the time since `start`; returns that time.
 pub(crate) fn record(longest: &AtomicU64, start: Instant) -> u64 {
-    let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    let nanos = nanos(start.elapsed());
     if nanos > longest.load(Ordering::Relaxed) {
         longest.fetch_max(nanos, Ordering::Relaxed);
     }
@@ -87,25 +130,44 @@ pub(crate) fn record(longest: &AtomicU64, start: Instant) -> u64 {
 #[must_use = "the guard is the view; dropping it at once reads nothing"]
 pub struct ReadGuard<'a, T> {
     locked: RwLockReadGuard<'a, Locked<T>>,
+    current: &'a Current<T>,
     times: &'a LockTimes,
-    since: Instant,
+    /// Of sampled guards only: two clock reads cost more than a look-up.
+    since: Option<Instant>,
     _hold: Hold,
     /// parking_lot's own guards become `Send` when any crate asks for it; this one must not.
     _not_send: PhantomData<*const ()>,
 }
 
 impl<'a, T> ReadGuard<'a, T> {
+    #[inline]
     pub(crate) fn new(
         locked: RwLockReadGuard<'a, Locked<T>>,
+        current: &'a Current<T>,
         times: &'a LockTimes,
-        space: SpaceId,
+        hold: Hold,
+        sampled: bool,
     ) -> Self {
-        ReadGuard {
-            locked,
-            times,
-            since: Instant::now(),
-            _hold: Hold::new(space),
-            _not_send: PhantomData,
+        let since = sampled.then(Instant::now);
+        ReadGuard { locked, current, times, since, _hold: hold, _not_send: PhantomData }
+    }
+
+    /// This view as a value, to be kept without the lock; in O(1).
+    ///
+    /// So a handler can read several states derived in place under the guard, and go on with the data of
+    /// exactly the same step.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot<T> {
+        // Nothing is published while a read guard lives.
+        Snapshot::new(self.current.load())
+    }
+
+    /// Records how long the guard was held.
+    #[cold]
+    fn note(&self) {
+        match self.since {
+            Some(since) => drop(record(&self.times.longest_read_hold, since)),
+            None => self.times.note_writer_wait(),
         }
     }
 
@@ -132,17 +194,33 @@ impl<'a, T> ReadGuard<'a, T> {
     }
 }
 
+/// Whether the writer waits for this guard. It marks the lock first, and then waits for readers.
+#[cfg(not(shuttle))]
+#[inline]
+fn writer_waits<T>(guard: &RwLockReadGuard<'_, T>) -> bool {
+    RwLockReadGuard::rwlock(guard).is_locked_exclusive()
+}
+
+#[cfg(shuttle)]
+fn writer_waits<T>(_: &RwLockReadGuard<'_, T>) -> bool {
+    false
+}
+
 impl<T> Deref for ReadGuard<'_, T> {
     type Target = View<T>;
 
+    #[inline]
     fn deref(&self) -> &View<T> {
         &self.locked.view
     }
 }
 
 impl<T> Drop for ReadGuard<'_, T> {
+    #[inline]
     fn drop(&mut self) {
-        record(&self.times.longest_read_hold, self.since);
+        if self.since.is_some() || writer_waits(&self.locked) {
+            self.note();
+        }
     }
 }
 

@@ -19,14 +19,11 @@
 //!     .await?;
 //!
 //! routes.sync().await?; // everything committed before this call is in the view now
-//! {
-//!     let view = routes.read(); // locked, borrowed, as of one revision; never across an await
-//!     for entry in view.prefix("/routes/eu/") {
-//!         println!("{} -> {} (revision {})", entry.key_str(), entry.value(), entry.mod_revision());
-//!     }
+//! let view = routes.snapshot(); // of one revision: owned, never changing, taken without a lock
+//! for entry in view.prefix("/routes/eu/") {
+//!     println!("{} -> {} (revision {})", entry.key_str(), entry.value(), entry.mod_revision());
 //! }
-//! let snapshot = routes.snapshot(); // owned, O(1), never changes
-//! println!("{} keys through revision {}", snapshot.len(), snapshot.confirmed());
+//! println!("{} keys through revision {}", view.len(), view.confirmed());
 //! # Ok(())
 //! # }
 //! ```
@@ -197,6 +194,7 @@
 mod batch;
 mod builder;
 mod cache;
+mod current;
 mod cut;
 mod decode;
 mod delta;
@@ -264,7 +262,7 @@ pub use keyspace::{KeySpace, Rejected, WeakKeySpace};
 #[cfg(feature = "journal")]
 pub use mirror::OnBadStore;
 pub use mirror::{Mirror, OnHistoryChange, OnHold};
-pub use observer::{Derived, DerivedError, Earlier, Observer, PoisonedObserver};
+pub use observer::{Derived, DerivedError, Earlier, Observer, PoisonedObserver, SharedDerived};
 pub use range::{IntoKeyRange, KeyRange, RangeError};
 pub use snapshot::Snapshot;
 pub use source::etcd::{Etcd, EtcdOptions};

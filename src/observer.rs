@@ -3,6 +3,8 @@
 //! Owns registration order, the running of observers with their panics contained, and the tokens
 //! derived state is reached by. Must not lock: whoever holds the lock calls in.
 
+mod shared;
+
 use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
@@ -19,17 +21,34 @@ use crate::reentry::{ObserverScope, SpaceId};
 use crate::timing::{Timer, Timing};
 use crate::view::View;
 
+pub use self::shared::SharedDerived;
+pub(crate) use self::shared::SharedStates;
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-type Run<T> = dyn FnMut(&mut dyn Any, &Delta<T>, &View<T>, &Earlier<'_, T>) + Send;
-type State = Box<dyn Any + Send + Sync>;
+type Run<T> = dyn FnMut(&mut State, &Delta<T>, &View<T>, &Earlier<'_, T>) + Send;
+
+/// What an observer keeps: a value that it changes in place, or an `Arc` that is published with each view.
+enum State {
+    Owned(Box<dyn Any + Send + Sync>),
+    Shared(Arc<dyn Any + Send + Sync>),
+}
+
+impl State {
+    fn downcast_ref<S: 'static>(&self) -> Option<&S> {
+        match self {
+            State::Owned(state) => state.downcast_ref(),
+            State::Shared(state) => state.downcast_ref(),
+        }
+    }
+}
 
 /// A registered observer with its state.
 pub(crate) struct Slot<T> {
     id: u64,
     registered: &'static Location<'static>,
     removed: Arc<AtomicBool>,
-    poisoned: Option<String>,
+    poisoned: Option<Arc<PoisonedObserver>>,
     timer: Timer,
     state: State,
     /// Only ever reached through `get_mut`: the mutex makes the slot `Sync` without asking the
@@ -84,13 +103,13 @@ impl<T> Observers<T> {
         let earlier = Earlier { slots: earlier };
         let run = run.get_mut();
         let start = Instant::now();
-        let ran = catch_unwind(AssertUnwindSafe(|| run(&mut **state, delta, view, &earlier)));
+        let ran = catch_unwind(AssertUnwindSafe(|| run(state, delta, view, &earlier)));
         timer.since(start);
         drop(scope);
         if let Err(payload) = ran {
             let message = caught_message(payload);
             tracing::error!(observer = %registered, %message, "observer panicked; it is not called again");
-            *poisoned = Some(message);
+            *poisoned = Some(Arc::new(PoisonedObserver { registered, message }));
         }
     }
 
@@ -107,11 +126,7 @@ impl<T> Observers<T> {
 
     /// The observers that panicked: where they were registered, and the message.
     pub(crate) fn poisoned(&self) -> Vec<PoisonedObserver> {
-        let poisoned = self.kept().filter_map(|slot| {
-            let message = slot.poisoned.clone()?;
-            Some(PoisonedObserver { registered: slot.registered, message })
-        });
-        poisoned.collect()
+        self.kept().filter_map(|slot| slot.poisoned.as_deref().cloned()).collect()
     }
 
     /// Where each observer was registered, and its times.
@@ -139,11 +154,8 @@ fn find<'a, T, S: 'static>(
 ) -> Result<&'a S, DerivedError> {
     let slot = slots.iter().find(|slot| slot.id == token.observer.id);
     let slot = slot.ok_or(DerivedError::NotHere)?;
-    if let Some(message) = &slot.poisoned {
-        return Err(DerivedError::Poisoned {
-            registered: slot.registered,
-            message: message.clone(),
-        });
+    if let Some(poisoned) = &slot.poisoned {
+        return Err(DerivedError::from(&**poisoned));
     }
     slot.state.downcast_ref().ok_or(DerivedError::NotHere)
 }
@@ -155,24 +167,56 @@ impl<T> Slot<T> {
         S: Send + Sync + 'static,
         F: FnMut(&mut S, &Delta<T>, &View<T>, &Earlier<'_, T>) + Send + 'static,
     {
-        let run = move |state: &mut dyn Any,
-                        delta: &Delta<T>,
-                        view: &View<T>,
-                        earlier: &Earlier<'_, T>| {
-            // The state was boxed right here as an `S`, and nobody replaces it.
-            if let Some(state) = state.downcast_mut::<S>() {
-                run(state, delta, view, earlier);
-            }
-        };
+        let run =
+            move |state: &mut State, delta: &Delta<T>, view: &View<T>, earlier: &Earlier<'_, T>| {
+                // The state was boxed right here as an `S`, and nothing replaces it.
+                if let State::Owned(state) = state
+                    && let Some(state) = state.downcast_mut::<S>()
+                {
+                    run(state, delta, view, earlier);
+                }
+            };
+        Slot::with(registered, State::Owned(Box::new(state)), Box::new(run))
+    }
+
+    /// A slot whose state is published with each view; `run` returns the next state.
+    pub(crate) fn shared<S, F>(
+        registered: &'static Location<'static>,
+        state: Arc<S>,
+        mut run: F,
+    ) -> Self
+    where
+        S: Send + Sync + 'static,
+        F: FnMut(&Arc<S>, &Delta<T>, &View<T>, &Earlier<'_, T>) -> Arc<S> + Send + 'static,
+    {
+        let run =
+            move |state: &mut State, delta: &Delta<T>, view: &View<T>, earlier: &Earlier<'_, T>| {
+                let State::Shared(shared) = state else { return };
+                let Some(old) = shared.downcast_ref::<Arc<S>>() else { return };
+                let next = run(old, delta, view, earlier);
+                if !Arc::ptr_eq(old, &next) {
+                    // The published view still holds the old one, so it is not dropped under the lock (C5).
+                    *shared = Arc::new(next);
+                }
+            };
+        Slot::with(registered, State::Shared(Arc::new(state)), Box::new(run))
+    }
+
+    fn with(registered: &'static Location<'static>, state: State, run: Box<Run<T>>) -> Self {
         Slot {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             registered,
             removed: Arc::new(AtomicBool::new(false)),
             poisoned: None,
             timer: Timer::default(),
-            state: Box::new(state),
-            run: Mutex::new(Box::new(run)),
+            state,
+            run: Mutex::new(run),
         }
+    }
+
+    /// Whether the state is published with each view.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.state, State::Shared(_))
     }
 
     /// Has the observer's times passed on to whom `tell` names.
@@ -264,6 +308,13 @@ pub struct PoisonedObserver {
     pub registered: &'static Location<'static>,
     /// The panic's message.
     pub message: String,
+}
+
+impl From<&PoisonedObserver> for DerivedError {
+    fn from(poisoned: &PoisonedObserver) -> Self {
+        let PoisonedObserver { registered, message } = poisoned.clone();
+        DerivedError::Poisoned { registered, message }
+    }
 }
 
 /// The handle of a registered observer. Dropping it keeps the observer.

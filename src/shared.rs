@@ -5,23 +5,24 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Instant;
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 
+use crate::current::{Current, PublishedView};
 use crate::cut::CutCell;
 use crate::delta::{Change, Delta, DeltaOrigin, Effects};
 use crate::error::StopReason;
 use crate::event::Revision;
-use crate::guard::{self, LockTimes, Locked, ReadGuard, WriteGuard};
+use crate::guard::{LockTimes, Locked, ReadGuard, WriteGuard};
 use crate::history::{History, Step};
 use crate::hold::HoldCell;
 use crate::interest::Interests;
 use crate::observer::{Observer, Observers, Purge, Slot};
 use crate::range::KeyRange;
-use crate::reentry::{self, SpaceId};
+use crate::reentry::{self, Counted, Hold, SpaceId};
+use crate::snapshot::Snapshot;
 use crate::status::ReportCell;
 use crate::tap::Room;
 use crate::timing::Timer;
@@ -30,7 +31,10 @@ use crate::wait::{Awaited, Wait, Waits};
 
 /// What all handles, guards and the writer of one key space share.
 pub(crate) struct Shared<T> {
-    pub(crate) locked: RwLock<Locked<T>>,
+    locked: RwLock<Locked<T>>,
+    /// What `locked` shows, for readers that do not lock. It is stored only under the write lock, after the
+    /// observers (C4), so that a guard and a snapshot never contradict each other.
+    pub(crate) current: Current<T>,
     pub(crate) waits: Waits,
     pub(crate) report: ReportCell,
     pub(crate) holds: HoldCell,
@@ -123,6 +127,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
         let mirrored = Arc::new(mirrored);
         let view = View::empty(Arc::clone(&mirrored));
         Arc::new(Shared {
+            current: Current::new(PublishedView::plain(view.share())),
             locked: RwLock::new(Locked { view, observers: Observers::new() }),
             waits: Waits::new(),
             report: ReportCell::new(),
@@ -131,7 +136,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
             interests: Interests::default(),
             history: History::default(),
             tapped: OnceLock::new(),
-            times: LockTimes::default(),
+            times: LockTimes::new(),
             timers: Timers::default(),
             #[cfg(feature = "metrics")]
             gauge: std::sync::OnceLock::new(),
@@ -157,9 +162,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
     #[track_caller]
     fn write(&self, what: &str) -> WriteGuard<'_, T> {
         self.refuse(what);
-        let start = Instant::now();
-        let locked = self.locked.write();
-        guard::record(&self.times.longest_write_wait, start);
+        let locked = self.times.wait_to_write(|| self.locked.write());
         WriteGuard::new(locked, &self.times)
     }
 
@@ -171,20 +174,18 @@ impl<T: Send + Sync + 'static> Shared<T> {
     #[track_caller]
     fn write_to_apply(&self) -> WriteGuard<'_, T> {
         self.refuse("applying");
-        let start = Instant::now();
-        let locked = match try_write(&self.locked) {
+        let locked = self.times.wait_to_write(|| match try_write(&self.locked) {
             Some(locked) => locked,
             // Elsewhere, in a local set say, the runtime refuses it by a panic.
             None if self.spawned.load(Ordering::Acquire) && on_many_threads() => {
                 tokio::task::block_in_place(|| self.locked.write())
             }
             None => self.locked.write(),
-        };
-        guard::record(&self.times.longest_write_wait, start);
+        });
         WriteGuard::new(locked, &self.times)
     }
 
-    /// Shows `next` in one step: swap, observers, unlock, drop the old, wake (C3, C4, C5).
+    /// Publishes `next` in one step: swap, observers, snapshots, unlock, drop the old, wake (C3, C4, C5).
     ///
     /// Only the writer calls it, so the view that is replaced is the one `next` was built from.
     /// `effects` are those of the events that lead to it, if each is to be kept.
@@ -198,7 +199,8 @@ impl<T: Send + Sync + 'static> Shared<T> {
     ) {
         // Before any lock: here even a read would wait for this thread itself.
         self.refuse("applying");
-        let before = self.locked.read().view.share();
+        let published = self.current.load_full();
+        let before = &published.view;
         next.step = before.step + 1;
         let first = !self.waits.published().loaded;
         let (from, to, epoch) = (before.revision, next.revision, next.epoch);
@@ -209,6 +211,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
             Changes::AllAdded => (!next.is_empty(), None),
         };
         let kept = self.history.is_kept().then(|| next.share());
+        let shown = published.followed_by(next.share());
         let mut locked = self.write_to_apply();
         if delta.is_none() && !locked.observers.is_empty() {
             // The list may be long, so it is made outside the lock. Whoever registers meanwhile is
@@ -227,6 +230,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
         let (confirmed, step) = (view.confirmed, view.step);
         // Those that were removed meanwhile.
         removed.extend(observers.purge());
+        let replaced = self.store(&locked, shown);
         locked.unlock();
         match &delta {
             Some(delta) if !first && before.epoch == epoch => {
@@ -234,22 +238,46 @@ impl<T: Send + Sync + 'static> Shared<T> {
             }
             _ => self.interests.wake_all(),
         }
-        let kept = kept.and_then(|view| Step::leading_to(&view, &before, origin, delta, effects));
+        let kept = kept.and_then(|view| Step::leading_to(&view, before, origin, delta, effects));
         self.history.push(step, kept);
-        drop((old, before, removed));
+        drop((old, replaced, published, removed));
         self.waits.publish(to, confirmed, epoch, first || changed);
+    }
+
+    /// Stores the locked view for readers that do not lock; returns the one before, to be dropped after
+    /// the unlock. `next` has the same view.
+    fn store(
+        &self,
+        locked: &WriteGuard<'_, T>,
+        mut next: Arc<PublishedView<T>>,
+    ) -> Arc<PublishedView<T>> {
+        if let Some(next) = Arc::get_mut(&mut next) {
+            next.states.fill(&locked.observers);
+        }
+        self.current.swap(next)
+    }
+
+    /// Stores the locked view anew, since shared states came or went.
+    fn store_again(&self, locked: &WriteGuard<'_, T>) -> Arc<PublishedView<T>> {
+        self.store(locked, PublishedView::plain(locked.view.share()))
     }
 
     /// Moves `confirmed` alone; the caller has proof (C2).
     #[track_caller]
     pub(crate) fn confirm(&self, confirmed: Revision) {
+        self.refuse("applying");
+        // Only the writer changes the view, so it stays the same until the lock is taken.
+        let published = self.current.load_full();
+        let mut next = published.view.share();
+        next.confirmed = next.confirmed.max(confirmed);
+        let (revision, confirmed, epoch) = (next.revision, next.confirmed, next.epoch);
+        let shown = published.followed_by(next);
         let mut locked = self.write_to_apply();
         let removed = locked.observers.purge();
-        let view = &mut locked.view;
-        view.confirmed = view.confirmed.max(confirmed);
-        let (revision, confirmed, epoch) = (view.revision, view.confirmed, view.epoch);
+        locked.view.confirmed = confirmed;
+        let replaced = self.store(&locked, shown);
         locked.unlock();
-        drop(removed);
+        drop((replaced, published, removed));
         self.waits.publish(revision, confirmed, epoch, false);
     }
 
@@ -265,8 +293,9 @@ impl<T: Send + Sync + 'static> Shared<T> {
         }
         let mut slot = Some(slot);
         for attempt in 0.. {
-            let seen = self.locked.read().view.share();
-            let everything = everything(&seen);
+            let published = self.current.load_full();
+            let seen = &published.view;
+            let everything = everything(seen);
             let mut locked = self.write("registering an observer");
             let same = (locked.view.epoch, locked.view.revision) == (seen.epoch, seen.revision);
             // Equal revisions mean equal entries (C1). Under constant writes the last attempt
@@ -277,10 +306,12 @@ impl<T: Send + Sync + 'static> Shared<T> {
                 (false, _) => continue,
             };
             let Locked { view, observers } = &mut *locked;
-            if let Some(slot) = slot.take() {
-                observers.add(self.id(), slot, &everything, view);
-            }
+            let Some(slot) = slot.take() else { break };
+            let shared = slot.is_shared();
+            observers.add(self.id(), slot, &everything, view);
+            let replaced = shared.then(|| self.store_again(&locked));
             locked.unlock();
+            drop(replaced);
             break;
         }
         handle
@@ -349,15 +380,22 @@ impl<T: Send + Sync + 'static> Shared<T> {
         Wait::new(&self.waits, awaited, || self.refuse_waiting())
     }
 
+    #[inline]
     #[track_caller]
     pub(crate) fn read(&self) -> ReadGuard<'_, T> {
-        let id = self.id();
-        reentry::refuse_in_observer(id, "reading");
+        let Counted { hold, nested, sampled } = Hold::count(self.id());
         // A plain read may queue behind a waiting writer; with a guard in hand that would be for
         // ever, so a nested read goes past it.
-        let nested = reentry::held(id) > 0;
         let locked = if nested { self.read_past_writers() } else { self.locked.read() };
-        ReadGuard::new(locked, &self.times, id)
+        ReadGuard::new(locked, &self.current, &self.times, hold, sampled)
+    }
+
+    /// The newest published view, without the lock.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn snapshot(&self) -> Snapshot<T> {
+        reentry::refuse_in_observer(self.id(), "reading");
+        Snapshot::new(self.current.load())
     }
 }
 
@@ -381,7 +419,9 @@ impl<T: Send + Sync + 'static> Purge for Shared<T> {
         let Some(locked) = try_write(&self.locked) else { return };
         let mut locked = WriteGuard::new(locked, &self.times);
         let removed = locked.observers.purge();
+        let shared = removed.iter().any(Slot::is_shared);
+        let replaced = shared.then(|| self.store_again(&locked));
         locked.unlock();
-        drop(removed);
+        drop((replaced, removed));
     }
 }

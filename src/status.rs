@@ -231,7 +231,8 @@ pub struct Stats {
     /// How often one of them was told its whole range, because what it was told last is not kept any
     /// more.
     pub resyncs: u64,
-    /// The longest time a read guard was held.
+    /// The longest time a read guard was held: of each guard that a batch waited for, from the begin of the
+    /// wait at least, and of one in 64 others. Timing each guard would cost more than a look-up.
     pub longest_read_hold: Duration,
     /// The longest time the mirror waited for readers before it could show a batch.
     pub longest_write_wait: Duration,

@@ -20,14 +20,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("batch", &["entry", "event", "range"]),
     ("packed", &["entry"]),
     ("view", &["decode", "delta", "entry", "event", "packed", "range"]),
-    ("snapshot", &["delta", "view"]),
     ("known", &["entry", "event", "packed", "view"]),
     ("edits", &["batch", "decode", "delta", "entry", "event", "known", "packed", "view"]),
     // L2: locked.
     ("timing", &[]),
     ("reentry", &[]),
     ("observer", &["decode", "delta", "reentry", "timing", "view"]),
-    ("guard", &["observer", "reentry", "view"]),
+    ("current", &["observer", "view"]),
+    ("snapshot", &["current", "delta", "observer", "view"]),
+    ("guard", &["current", "observer", "reentry", "snapshot", "view"]),
     ("wait", &["error", "event", "timing"]),
     ("hold", &["event"]),
     ("cut", &["event", "snapshot"]),
@@ -38,8 +39,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "shared",
         &[
-            "cut", "delta", "error", "event", "guard", "history", "hold", "interest", "observer",
-            "range", "reentry", "status", "tap", "timing", "view", "wait",
+            "current", "cut", "delta", "error", "event", "guard", "history", "hold", "interest",
+            "observer", "range", "reentry", "snapshot", "status", "tap", "timing", "view", "wait",
         ],
     ),
     (
@@ -90,7 +91,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// What the pure layer must not name.
-const PURE: &[&str] = &["decode", "delta", "batch", "packed", "view", "snapshot", "known", "edits"];
+const PURE: &[&str] = &["decode", "delta", "batch", "packed", "view", "known", "edits"];
 const IMPURE: &[&str] =
     &["parking_lot", "tokio", "std::thread", "std::io", "std::net", "Instant", "async fn"];
 

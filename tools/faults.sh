@@ -51,6 +51,8 @@ suite_of() {
             echo '--lib writer::tests' ;;
         # Its consumers do not end before their first event, and it does not look at idle tokens.
         token-forgets-its-start | step-ends-at-the-next-poll) echo '--test events resuming::' ;;
+        # Its readers are on one thread, and none of its observers has a shared state.
+        snapshot-* | progress-without-a-snapshot | states-of-the-step-before) echo '--test snapshots' ;;
         # Few of its worlds stay quiet after a response that is too large.
         oversized-is-health) echo '--test safeguards oversized::' ;;
         # The simulation has no audits with values.

@@ -54,7 +54,7 @@ impl Stopwatch {
             loop {
                 // Counted from here, so a step between the read and the wait is not missed.
                 let next = ks.updated();
-                let revision = ks.read().revision();
+                let revision = ks.snapshot().revision();
                 this.mirror.saw(revision);
                 if next.await.is_err() {
                     return;

@@ -156,7 +156,7 @@ async fn load(
     let mut bar = Bar::new();
     let mut said = false;
     let mut ticks = tokio::time::interval(TICK);
-    while ks.read().revision() == 0 {
+    while ks.snapshot().revision() == 0 {
         tokio::select! {
             ended = mirror.step() => if let Some(reason) = ended {
                 return Err(not_loaded(reason));

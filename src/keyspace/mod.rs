@@ -16,7 +16,7 @@ use crate::delta::Delta;
 use crate::error::StopReason;
 use crate::event::Revision;
 use crate::guard::ReadGuard;
-use crate::observer::{Derived, Earlier, Observer, Slot};
+use crate::observer::{Derived, Earlier, Observer, SharedDerived, Slot};
 use crate::range::KeyRange;
 use crate::reentry;
 use crate::shared::Shared;
@@ -81,29 +81,46 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         &self.shared
     }
 
-    /// The view of now, locked: nothing changes while the guard lives.
+    /// The newest view as a value: owned, `Send`, never changing, in O(1). The way to read in handlers.
     ///
-    /// Readers do not block one another. Waits while a batch is being shown, which takes a pointer
+    /// It takes no lock and writes no memory that threads share, so it scales with the cores, blocks neither
+    /// the mirror nor other readers, and may be kept across an `.await`. While a batch is being published it
+    /// returns the view before, until the observers have run. After a wait it has met what was waited for.
+    /// Entries that it shares with later views cost nothing; those replaced since stay in memory while it lives.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_keyspace::RangeError> {
+    /// use etcd_keyspace::{Entry, KeySpace, KeyRange};
+    ///
+    /// let limits = KeySpace::from_entries(KeyRange::prefix("/limits/"), [Entry::new("/limits/eu", 20, 7)])?;
+    /// let view = limits.snapshot();
+    /// assert_eq!(view.get("/limits/eu").map(|entry| *entry.value()), Some(20));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    /// Inside an observer of the same key space, naming the observer: it would see the view before the one it
+    /// is given.
+    #[inline]
+    #[must_use]
+    #[track_caller]
+    pub fn snapshot(&self) -> Snapshot<T> {
+        self.shared.snapshot()
+    }
+
+    /// The newest view, locked: nothing changes while the guard lives. For state derived in place, by
+    /// reference ([`derive`](KeySpace::derive)).
+    ///
+    /// Readers do not block one another. Waits while a batch is being published, which takes a pointer
     /// swap and the observers.
     ///
     /// # Panics
     /// Inside an observer of the same key space, naming the observer: it runs under the write lock.
+    #[inline]
     #[track_caller]
     pub fn read(&self) -> ReadGuard<'_, T> {
         self.shared.read()
-    }
-
-    /// The view of now as a value: owned, `Send`, never changing, in O(1).
-    ///
-    /// It holds no lock. The entries it shares with later views cost nothing; those replaced since
-    /// stay in memory while it lives.
-    ///
-    /// # Panics
-    /// As [`read`](KeySpace::read).
-    #[must_use]
-    #[track_caller]
-    pub fn snapshot(&self) -> Snapshot<T> {
-        Snapshot::new(self.read().share())
     }
 
     /// Registers `observer` to run on every step that changes entries, under the write lock.
@@ -179,6 +196,58 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         Derived::new(self.shared.register(Slot::new(Location::caller(), state, update)))
     }
 
+    /// Registers an observer that keeps an immutable state, published with each view for snapshots.
+    ///
+    /// As [`derive`](KeySpace::derive), but the observer gets the old state and returns the next one:
+    /// the same `Arc` where nothing changed. The state is reached without a lock by
+    /// [`Snapshot::derived`], of exactly the snapshot's view. A read guard and later observers take
+    /// the token as well.
+    ///
+    /// Use it for state that handlers keep across an `.await`: a configuration, a routing table. Readers wait
+    /// while the observer runs, so it must not copy a large state. Keep a persistent map (of a crate such as
+    /// `imbl`), which copies only what changes; or store only what the changes need and build the rest
+    /// outside the lock, from a snapshot. `Arc::make_mut` copies everything as long as a reader holds the old
+    /// state.
+    ///
+    /// ```
+    /// # #[cfg(feature = "test-util")]
+    /// # use etcd_keyspace::{KeySpace, testing::FakeEtcd};
+    /// # #[cfg(not(feature = "test-util"))]
+    /// # fn main() {}
+    /// # #[cfg(feature = "test-util")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let etcd = FakeEtcd::new();
+    /// # etcd.put("/config/eu", "20");
+    /// # let ks = KeySpace::builder("/config/")?.json::<u32>().start(etcd.clone()).await?;
+    /// use std::sync::Arc;
+    ///
+    /// #[derive(Default)]
+    /// struct Config {
+    ///     limit: u32,
+    /// }
+    /// let config = ks.derive_shared(Arc::new(Config::default()), |_, _, view, _| {
+    ///     Arc::new(Config { limit: view.iter().map(|entry| entry.value()).sum() })
+    /// });
+    /// let snapshot = ks.snapshot();
+    /// tokio::task::yield_now().await;
+    /// assert_eq!(snapshot.derived(&config).limit, 20);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    /// As [`observe`](KeySpace::observe).
+    #[track_caller]
+    pub fn derive_shared<S, F>(&self, state: Arc<S>, next: F) -> SharedDerived<S>
+    where
+        S: Send + Sync + 'static,
+        F: FnMut(&Arc<S>, &Delta<T>, &View<T>, &Earlier<'_, T>) -> Arc<S> + Send + 'static,
+    {
+        let slot = Slot::shared(Location::caller(), state, next);
+        SharedDerived::new(Derived::new(self.shared.register(slot)))
+    }
+
     /// Stops the mirror and waits until it has: afterwards no observer runs any more. What arrived
     /// whole is applied first. The last data stays readable, waits fail with
     /// [`WaitError::Stopped`](crate::WaitError::Stopped). Idempotent.
@@ -241,7 +310,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     #[must_use]
     #[track_caller]
     pub fn stats(&self) -> Stats {
-        let view = self.read().share();
+        let view = self.snapshot();
         let times = &self.shared.times;
         let nanos = |value: &std::sync::atomic::AtomicU64| {
             Duration::from_nanos(value.load(Ordering::Relaxed))
@@ -287,7 +356,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     #[must_use]
     #[track_caller]
     pub fn rejected(&self) -> Vec<Rejected> {
-        let view = self.read().share();
+        let view = self.snapshot();
         let rejected = view.rejected.all().iter().map(|entry| Rejected {
             key: entry.key().to_vec(),
             create_revision: entry.create_revision(),

@@ -103,7 +103,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         &self,
         at_least: impl Into<AtLeast>,
     ) -> Result<Snapshot<T>, WaitError> {
-        Ok(Snapshot::new(self.read_at(at_least).await?.share()))
+        Ok(self.read_at(at_least).await?.snapshot())
     }
 
     /// Asks etcd for its revision now, linearizably, and waits for it: afterwards the view shows

@@ -155,7 +155,7 @@ impl<T: Send + Sync + 'static> Sink<T> {
         let view = self.writer.view();
         let cuts = &self.writer.shared().cuts;
         if view.revision() <= at && at <= view.confirmed() {
-            cuts.taken(number, Snapshot::new(view.share()));
+            cuts.taken(number, Snapshot::new(self.writer.shared().current.load_full()));
         } else {
             cuts.gave_up(number, GaveUp::Gone);
         }

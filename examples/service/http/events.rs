@@ -220,7 +220,7 @@ impl Feed {
     async fn resume(&mut self) -> Result<(), Gone> {
         let Has::Perhaps(place) = self.has else { return Ok(()) };
         let ks = &self.service.ks;
-        let epoch = ks.read().epoch();
+        let epoch = ks.snapshot().epoch();
         if epoch != place.epoch {
             self.has = Has::Nothing("new_epoch");
             let events = ks.try_events(self.range.clone(), Start::Now, self.options);

@@ -58,7 +58,7 @@ impl Place {
         if self.process != process {
             return Err("other_process");
         }
-        let view = ks.read();
+        let view = ks.snapshot();
         if self.epoch < view.epoch() {
             Err("new_epoch")
         } else if self.epoch > view.epoch() || self.revision > view.confirmed() {
