@@ -89,7 +89,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// Entries that it shares with later views cost nothing; those replaced since stay in memory while it lives.
     ///
     /// ```
-    /// # fn main() -> Result<(), etcd_keyspace::RangeError> {
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use etcd_keyspace::{Entry, KeySpace, KeyRange};
     ///
     /// let limits = KeySpace::from_entries(KeyRange::prefix("/limits/"), [Entry::new("/limits/eu", 20, 7)])?;
@@ -219,7 +219,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let etcd = FakeEtcd::new();
     /// # etcd.put("/config/eu", "20");
-    /// # let ks = KeySpace::builder("/config/")?.json::<u32>().start(etcd.clone()).await?;
+    /// # let ks = KeySpace::<u32>::builder("/config/")?.json().start(etcd.clone()).await?;
     /// use std::sync::Arc;
     ///
     /// #[derive(Default)]
