@@ -163,11 +163,8 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         let differs = async {
             loop {
                 let ended = interested.ended();
-                {
-                    let view = self.read();
-                    if seen != Some(view.validator(range.clone())) {
-                        return Ok(());
-                    }
+                if seen != Some(self.snapshot().validator(range.clone())) {
+                    return Ok(());
                 }
                 if let Some(reason) = ended {
                     return Err(WaitError::Stopped(reason));

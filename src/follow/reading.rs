@@ -22,7 +22,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     #[must_use]
     #[track_caller]
     pub fn token(&self) -> Token {
-        let view = self.read();
+        let view = self.snapshot();
         if view.revision() == 0 {
             return Token::NOTHING;
         }

@@ -80,7 +80,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         if token.cluster_id() > 0 {
             // The cluster is known with the first load.
             self.loaded().await?;
-            check_cluster(token, &self.read())?;
+            check_cluster(token, &self.snapshot())?;
         }
         Ok((self.shared.wait(awaited).await?, epoch))
     }
@@ -129,10 +129,10 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         Ok((revision, epoch))
     }
 
-    /// Waits until `predicate` gives something for the view, and gives that.
+    /// Waits until `predicate` returns something for a view, and returns that.
     ///
-    /// It is called once at first and then after every step and every progress, under the read
-    /// lock, so it should be quick.
+    /// It is called once at first and then after steps and progress, with a snapshot: it holds up neither the
+    /// mirror nor readers. While it runs, steps may pass that it is not called for; the newest is not missed.
     ///
     /// # Errors
     /// [`WaitError::Stopped`] when the mirror stopped before.
@@ -147,7 +147,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         loop {
             // Counted before the look, so a step in between is not missed.
             let after = self.shared.waits.published().publications;
-            if let Some(found) = predicate(&self.read()) {
+            if let Some(found) = predicate(&self.snapshot()) {
                 return Ok(found);
             }
             self.shared.wait(Awaited::Publication { after }).await?;
