@@ -46,8 +46,8 @@ pub(crate) use self::audit::AuditKeys;
 use self::evidence::Evidence;
 use self::freshness::Freshness;
 pub(crate) use self::held::removes_too_much;
+pub(crate) use self::proof::Basis;
 use self::proof::Proof;
-pub(crate) use self::proof::{Basis, Budget};
 pub(crate) use self::words::{Action, Asked, Input, Known, LoadReason, Purpose};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -39,10 +39,9 @@ use crate::tap::{Room, Tap};
 use crate::writer::Writer;
 
 pub(crate) use backoff::Backoff;
-pub(crate) use machine::Budget;
 #[cfg(feature = "journal")]
 pub use options::OnBadStore;
-pub(crate) use options::Options;
+pub(crate) use options::{Budget, Options};
 pub use options::{OnHistoryChange, OnHold};
 pub(crate) use queue::Bounds;
 pub(crate) use warm::{Cause, Feed, Stored, Warm};

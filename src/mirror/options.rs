@@ -5,8 +5,18 @@
 use std::time::Duration;
 
 use crate::event::Revision;
-use crate::mirror::machine::Budget;
 use crate::mirror::queue::Bounds;
+
+/// How much is compared whole after every break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Budget {
+    pub(crate) keys: usize,
+    pub(crate) bytes: u64,
+}
+
+impl Budget {
+    pub(crate) const UNBOUNDED: Budget = Budget { keys: usize::MAX, bytes: u64::MAX };
+}
 
 /// What to do when the store is not the one the data is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -11,8 +11,9 @@ use crate::edits::Loading;
 use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
 use crate::known::{self, Comparison};
 use crate::mirror::machine::{
-    Action, AuditKeys, Basis, Budget, Input, Known, LoadReason, removes_too_much,
+    Action, AuditKeys, Basis, Input, Known, LoadReason, removes_too_much,
 };
+use crate::mirror::options::Budget;
 use crate::snapshot::Snapshot;
 use crate::tap::Tapped;
 use crate::writer::{LoadError, Writer};

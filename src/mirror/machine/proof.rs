@@ -16,6 +16,7 @@ use super::{Action, Instant, Machine, Phase, Purpose, SourceError, SourceErrorKi
 use crate::entry::{Numbers, ValueHash};
 use crate::event::{Header, Revision};
 use crate::known::{Differing, Write};
+use crate::mirror::options::Budget;
 use crate::mirror::pager::{Pager, Step};
 use crate::range::KeyRange;
 use crate::source::{RangePage, RangeRequest};
@@ -30,17 +31,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 pub(super) const OTHER_VALUE: &str = "a key has another value at a known revision";
 const OTHER_KEYS: &str = "the store has other keys at the known revision";
-
-/// How much is compared whole after every break.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Budget {
-    pub(crate) keys: usize,
-    pub(crate) bytes: u64,
-}
-
-impl Budget {
-    pub(crate) const UNBOUNDED: Budget = Budget { keys: usize::MAX, bytes: u64::MAX };
-}
 
 /// What there is to compare.
 #[derive(Debug)]

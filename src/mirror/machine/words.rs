@@ -8,13 +8,14 @@ use tokio::time::Instant;
 
 use super::audit::AuditKeys;
 use super::evidence::Floor;
-use super::proof::{Basis, Budget};
+use super::proof::Basis;
 use crate::batch::ApplyError;
 use crate::cut::GaveUp;
 use crate::error::StopReason;
 use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
 use crate::hold::{Held, Verdict};
 use crate::known::Differing;
+use crate::mirror::options::Budget;
 use crate::mirror::warm::Cause;
 use crate::source::{RangeChunk, RangePage, RangeRequest, ServerVersion, SourceError};
 use crate::writer::{Applied, LoadError};
