@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::cores::Cores;
 use crate::decode::{BadValues, Decoder, bytes};
 use crate::delta::DeltaOrigin;
 use crate::edits::Decoding;
@@ -119,6 +120,7 @@ impl<T: Send + Sync + 'static> NeedsDecoder<T> {
         Builder {
             range: self.range,
             decoding,
+            cores: None,
             history: None,
             store: Store::default(),
             options: Options::default(),
@@ -161,6 +163,7 @@ impl<T> fmt::Debug for NeedsDecoder<T> {
 /// | [`load_at`](Builder::load_at) | now |
 /// | [`load_timeout`](Builder::load_timeout) | none |
 /// | [`page_bytes`](Builder::page_bytes) | 16 MiB |
+/// | [`load_threads`](Builder::load_threads) | the available cores, at most 8 |
 /// | [`connect_timeout`](Builder::connect_timeout) | 5 s |
 /// | [`request_timeout`](Builder::request_timeout) | 10 s |
 /// | [`page_timeout`](Builder::page_timeout) | 60 s |
@@ -176,6 +179,8 @@ impl<T> fmt::Debug for NeedsDecoder<T> {
 pub struct Builder<T> {
     range: KeyRange,
     decoding: Decoding<T>,
+    /// The threads of a load, unless the default is meant.
+    cores: Option<Cores>,
     history: Option<history::Bounds>,
     store: Store<T>,
     options: Options,
@@ -249,6 +254,23 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// server and client hold one in memory. Servers from 3.7 on stream the range instead.
     pub fn page_bytes(mut self, bytes: u64) -> Self {
         self.options.page_bytes = bytes.max(1);
+        self
+    }
+
+    /// How many threads decode the values of a load at most, the loading one included; zero counts as one.
+    ///
+    /// The default is the number of cores that the process may use (affinity and the quota of its
+    /// container count), at most 8. The helping threads are started for a page of a load and end with it.
+    /// The keys keep their order, and the result is that of one thread.
+    ///
+    /// Changed keys are decoded in chunks that end at 512 keys, or 128 KiB of keys and values. Helpers
+    /// start once a chunk has taken 0.1 ms and two more are left, so small pages and cheap decoders start
+    /// none. Four chunks for each thread are in flight at most.
+    ///
+    /// Set one where the decoder depends on the thread it runs on, or where a reload must leave the other
+    /// cores alone. Batches of events are always decoded by one thread.
+    pub fn load_threads(mut self, threads: usize) -> Self {
+        self.cores = Some(Cores::new(threads));
         self
     }
 
@@ -495,7 +517,8 @@ impl<T: Send + Sync + 'static> Builder<T> {
         if let Some(bounds) = self.history {
             shared.history.keep(bounds);
         }
-        (KeySpace::new(Arc::clone(&shared)), Writer::new(shared, self.decoding))
+        let cores = self.cores.unwrap_or_default();
+        (KeySpace::new(Arc::clone(&shared)), Writer::new(shared, self.decoding, cores))
     }
 }
 

@@ -19,9 +19,16 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 ///
 /// Every `Fn(RawKeyValue) -> Result<T, E>` is a decoder. It is called once for the last value of a
 /// key in a batch (earlier values are tried only when the last one fails under
-/// [`BadValues::KeepLast`]), outside every lock, on the task that drives the mirror. It should be
-/// pure: how often it is called for values nobody saw is not part of the contract. A panic in it
-/// is contained and rejects the value.
+/// [`BadValues::KeepLast`]), outside every lock. It should be pure: how often it is called for values
+/// that are never visible is not part of the contract. A panic in it is contained and rejects the value.
+///
+/// # Threads
+/// Batches of events are decoded on the task that drives the mirror, one value after the other. The
+/// values of a load are decoded by several threads at once and in any order, unless
+/// [`Builder::load_threads`](crate::Builder::load_threads) is one. The helping threads end with the page, so
+/// what a decoder keeps in thread-locals is lost; they run in the span and with the subscriber of the
+/// mirror. A decoder must not wait for a lock, or read under a guard, that the caller of
+/// [`Writer::load`](crate::Writer::load) holds.
 ///
 /// ```
 /// use etcd_keyspace::{Decoder, RawKeyValue};
@@ -33,7 +40,8 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// assert_eq!(weight.decode(kv).unwrap(), 3);
 /// ```
 pub trait Decoder<T>: Send + Sync + 'static {
-    /// Decodes one record, which is given by value so that its bytes can be kept without a copy.
+    /// Decodes one record, which is given by value so that its bytes can be kept without a copy. (A helping
+    /// thread of a load copies values of up to 4 KiB first, to spare the allocator.)
     ///
     /// # Errors
     /// Any error: the value is rejected, listed by `KeySpace::rejected`, and the mirror goes on.

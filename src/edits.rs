@@ -5,6 +5,7 @@
 //! every lock; takes the time as an argument. Must not judge continuity, lock or publish.
 
 mod loading;
+mod reading;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -20,6 +21,9 @@ use crate::packed::{Edit, Place};
 use crate::view::View;
 
 pub(crate) use self::loading::Loading;
+
+/// A key, without an allocation up to 64 bytes.
+type Key = SmallVec<[u8; 64]>;
 
 /// How values are decoded and what bad ones show; the same for batches and loads.
 pub(crate) struct Decoding<T> {
@@ -44,13 +48,21 @@ enum Shown<T> {
 /// The outcome for one key: what it shows, and whether its newest value is rejected.
 struct Outcome<T> {
     shown: Shown<T>,
-    rejected: Option<Undecodable>,
+    rejected: Option<Box<Undecodable>>,
     /// Since when it is rejected, where that is known of a former mirror.
     since: Option<SystemTime>,
 }
 
+impl<T> Outcome<T> {
+    /// An outcome without a rejected value.
+    fn of(shown: Shown<T>) -> Self {
+        Outcome { shown, rejected: None, since: None }
+    }
+}
+
 /// A write whose value cannot be decoded.
 struct Undecodable {
+    key: Key,
     numbers: Numbers,
     value: ValueHash,
     error: DecodeError,
@@ -67,12 +79,10 @@ impl<T: 'static> Decoding<T> {
         old: Option<&Arc<Entry<T>>>,
     ) -> Outcome<T> {
         let Some(last) = writes.next_back() else {
-            return Outcome { shown: Shown::Nothing, rejected: None, since: None };
+            return Outcome::of(Shown::Nothing);
         };
         let rejected = match self.entry(last) {
-            Ok(entry) => {
-                return Outcome { shown: Shown::Entry(entry), rejected: None, since: None };
-            }
+            Ok(entry) => return Outcome::of(Shown::Entry(entry)),
             Err(rejected) => rejected,
         };
         let earlier = match self.bad_values {
@@ -135,14 +145,14 @@ impl<T: 'static> Decoding<T> {
             && old.is_some_and(|old| old.create_revision() == numbers.create_revision)
     }
 
-    fn entry(&self, kv: RawKeyValue) -> Result<Arc<Entry<T>>, Undecodable> {
+    fn entry(&self, kv: RawKeyValue) -> Result<Arc<Entry<T>>, Box<Undecodable>> {
         let numbers = Numbers::from(&kv);
         // The decoder may keep the record's bytes, so the entry's key is made first.
-        let key: SmallVec<[u8; 64]> = SmallVec::from_slice(&kv.key);
+        let key: Key = SmallVec::from_slice(&kv.key);
         let value = ValueHash::of(&kv.value);
         match decode(&*self.decoder, kv) {
             Ok(decoded) => Ok(Arc::new(Entry::decoded(&key, numbers, value, decoded))),
-            Err(error) => Err(Undecodable { numbers, value, error }),
+            Err(error) => Err(Box::new(Undecodable { key, numbers, value, error })),
         }
     }
 }
@@ -223,7 +233,8 @@ impl<T> Edits<T> {
             Shown::Entry(_) => true,
         };
         match outcome.rejected {
-            Some(Undecodable { numbers, value, error }) => {
+            Some(bad) => {
+                let Undecodable { numbers, value, error, .. } = *bad;
                 let since = outcome.since.unwrap_or(match (&outcome.shown, was_rejected) {
                     // A good value lay in between, or the key was created anew.
                     (Shown::Entry(_), _) | (_, None) => self.now,
@@ -283,7 +294,7 @@ pub(crate) fn after_batch<T: 'static>(
     let mut edits = Edits::new(base, now);
     for history in batch.keys {
         let place = places[history.asked];
-        let key: SmallVec<[u8; 64]> = SmallVec::from_slice(history.key());
+        let key: Key = SmallVec::from_slice(history.key());
         let old = base.entries.at(&place);
         let outcome = match &mut trace {
             Some(trace) => decoding.trace(history, old, trace),

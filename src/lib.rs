@@ -194,6 +194,7 @@
 mod batch;
 mod builder;
 mod cache;
+mod cores;
 mod current;
 mod cut;
 mod decode;

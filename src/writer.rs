@@ -9,11 +9,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use crate::batch::{ApplyError, Continuity, Known, Tolerated, judge};
+use crate::cores::{Cores, Worker};
 use crate::delta::{DeltaOrigin, Effects};
 use crate::edits::{Decoding, Loading, Next, after_batch};
 use crate::error::StopReason;
 use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
 use crate::known::{BadRecord, Comparison};
+use crate::reentry;
 use crate::shared::{Changes, Shared};
 use crate::tap::{Refused, Tap, Tapped, Through};
 use crate::view::View;
@@ -124,6 +126,8 @@ impl From<BadRecord> for LoadError {
 pub struct Writer<T: Send + Sync + 'static> {
     shared: Arc<Shared<T>>,
     decoding: Decoding<T>,
+    /// The threads that decode a load.
+    cores: Cores,
     continuity: Continuity,
     /// The writer's own hold on the view it published last.
     view: View<T>,
@@ -134,11 +138,12 @@ pub struct Writer<T: Send + Sync + 'static> {
 }
 
 impl<T: Send + Sync + 'static> Writer<T> {
-    pub(crate) fn new(shared: Arc<Shared<T>>, decoding: Decoding<T>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared<T>>, decoding: Decoding<T>, cores: Cores) -> Self {
         let view = View::empty(Arc::clone(&shared.mirrored));
         Writer {
             shared,
             decoding,
+            cores,
             continuity: Continuity::Strict,
             view,
             member: None,
@@ -259,9 +264,10 @@ impl<T: Send + Sync + 'static> Writer<T> {
     /// As [`apply`](Writer::apply).
     #[track_caller]
     pub fn load(&mut self, header: Header, kvs: Vec<RawKeyValue>) -> Result<Applied, LoadError> {
+        reentry::refuse_under_guard(self.shared.id(), "applying");
         let doubted = self.continuity == Continuity::Lenient;
         let mut loading = self.begin_load(true, doubted);
-        loading.page(kvs)?;
+        self.load_page(&mut loading, kvs)?;
         self.finish_load(loading, header, true)
     }
 
@@ -270,6 +276,29 @@ impl<T: Send + Sync + 'static> Writer<T> {
         self.load_began = Some(Instant::now());
         let (decoding, now) = (self.decoding.clone(), SystemTime::now());
         Loading::new(&self.view, decoding, same_history, doubted, now)
+    }
+
+    /// Takes the next keys of a read in, which continue the former ones in ascending order.
+    ///
+    /// Decodes on several threads where that pays; what it leads to is the same as on one.
+    #[track_caller]
+    pub(crate) fn load_page(
+        &self,
+        loading: &mut Loading<T>,
+        kvs: Vec<RawKeyValue>,
+    ) -> Result<(), BadRecord> {
+        // A decoder that reads the key space on another thread would wait for this one.
+        reentry::refuse_in_observer(self.shared.id(), "applying");
+        let (mut chunks, deciding, booked) = loading.page(kvs);
+        self.cores.in_order(
+            &mut chunks,
+            |chunk, worker| match worker {
+                Worker::Caller => deciding.decide(chunk),
+                Worker::Helper => deciding.decide_copied(chunk),
+            },
+            |chunk| booked.book(chunk),
+        );
+        chunks.end()
     }
 
     /// Shows what was stored of a former mirror of the range, complete through `through`.

@@ -25,6 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // L2: locked.
     ("timing", &[]),
     ("reentry", &[]),
+    ("cores", &[]),
     ("observer", &["decode", "delta", "reentry", "timing", "view"]),
     ("current", &["observer", "view"]),
     ("snapshot", &["current", "delta", "observer", "view"]),
@@ -50,7 +51,13 @@ const LAYERS: &[(&str, &[&str])] = &[
             "snapshot", "status", "token", "view", "wait",
         ],
     ),
-    ("writer", &["batch", "delta", "edits", "error", "event", "known", "shared", "tap", "view"]),
+    (
+        "writer",
+        &[
+            "batch", "cores", "delta", "edits", "error", "event", "known", "reentry", "shared",
+            "tap", "view",
+        ],
+    ),
     // L3: fan-out.
     (
         "follow",
@@ -73,7 +80,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "builder",
         &[
-            "decode", "delta", "edits", "entry", "error", "event", "history", "keyspace",
+            "cores", "decode", "delta", "edits", "entry", "error", "event", "history", "keyspace",
             "metrics", "mirror", "packed", "range", "shared", "source", "status", "tap", "timing",
             "view", "wait", "writer",
         ],

@@ -26,6 +26,9 @@ suite_of() {
         # The simulation's histories have other numbers.
         reload-by-numbers | contradiction-in-the-epoch | stand-in-of-another-history)
             echo '--lib writer::tests' ;;
+        # Its loads are too small for a second thread, or for being moved aside.
+        jobs-without-a-bound | chunks-as-they-come) echo '--lib cores::tests' ;;
+        load-in-place) echo '--test mirror other_tasks' ;;
         # Its restored stores differ in more than one write.
         creation-taken-for-a-duplicate) echo '--lib batch::tests' ;;
         # A world of the simulation has no index by value, no panic, no other lock and no journal.

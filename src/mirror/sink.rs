@@ -253,7 +253,7 @@ impl<T: Send + Sync + 'static> Sink<T> {
             self.tell(|| Tapped::Page(kvs.clone()));
         }
         let Some(loading) = &mut self.loading else { return Ok(()) };
-        let taken = loading.page(kvs);
+        let taken = self.writer.load_page(loading, kvs);
         if taken.is_err() {
             // The end of this read may be asked for already; without its keys it is no load.
             self.forget_load();

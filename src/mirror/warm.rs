@@ -94,10 +94,12 @@ impl<T: Send + Sync + 'static> Warm<T> {
                 taken.loading.remember(former);
                 Restored::More
             }
-            (Ok(Some(Stored::Page(kvs))), Some(taken)) => match taken.loading.page(kvs) {
-                Ok(()) => Restored::More,
-                Err(bad) => Restored::Failed(Arc::new(bad)),
-            },
+            (Ok(Some(Stored::Page(kvs))), Some(taken)) => {
+                match writer.load_page(&mut taken.loading, kvs) {
+                    Ok(()) => Restored::More,
+                    Err(bad) => Restored::Failed(Arc::new(bad)),
+                }
+            }
             (Ok(Some(Stored::End)), taken) => match taken.take() {
                 Some(taken) => Restored::Whole(Box::new(taken)),
                 None => Restored::Nothing,

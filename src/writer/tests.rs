@@ -1,6 +1,7 @@
 //! Loads of another history: a new epoch, the exact difference, and nobody left waiting.
 
 mod fixture;
+mod threads;
 
 use std::pin::{Pin, pin};
 use std::sync::Mutex;
@@ -37,7 +38,7 @@ fn restore<T: Send + Sync + 'static>(
     kvs: Vec<RawKeyValue>,
 ) -> Result<Applied, LoadError> {
     let mut loading = writer.begin_load(false, false);
-    loading.page(kvs).unwrap();
+    writer.load_page(&mut loading, kvs).unwrap();
     writer.finish_load(loading, header, false)
 }
 
@@ -204,7 +205,7 @@ fn h23_a_rejected_creation_may_be_delivered_again() {
 fn epoch_after(doubted: bool, kvs: Vec<RawKeyValue>) -> u64 {
     let (ks, mut writer) = space();
     let mut loading = writer.begin_load(true, doubted);
-    loading.page(kvs).unwrap();
+    writer.load_page(&mut loading, kvs).unwrap();
     writer.finish_load(loading, header(20), true).unwrap();
     ks.read().epoch()
 }
@@ -301,7 +302,7 @@ fn h20_a_reload_keeps_equal_values_and_replaces_others() {
         let mut loading = writer.begin_load(same_history, false);
         let [a, b, c, _, e] = kvs;
         let d = kv("/d", 6, 6, 1);
-        loading.page(vec![a, with_value(b, "other"), c, d, e]).unwrap();
+        writer.load_page(&mut loading, vec![a, with_value(b, "other"), c, d, e]).unwrap();
         let applied = writer.finish_load(loading, header(9), same_history).unwrap();
         assert_eq!(*decoded.lock().unwrap(), ["/b", "/d"], "{same_history}");
         let after = ks.snapshot();
@@ -329,7 +330,7 @@ fn h20_c10_values_of_a_former_history_stand_in_for_nothing() {
         writer.load(header(5), vec![kv("/b", 2, 4, 2), kv("/c", 5, 5, 1)]).unwrap();
         let now = vec![kv("/a", 2, 4, 2), same.clone(), kv("/c", 5, 5, 1)];
         let mut loading = writer.begin_load(true, true);
-        loading.page(now).unwrap();
+        writer.load_page(&mut loading, now).unwrap();
         writer.finish_load(loading, header(9), true).unwrap();
         assert_eq!((ks.read().epoch(), ks.rejected()[0].shows_older), (1, true));
         let known = writer.view().known_keys();
@@ -354,7 +355,7 @@ fn h21_a_repair_at_the_confirmed_revision_begins_a_new_epoch() {
     assert_eq!((ks.read().revision(), ks.read().confirmed()), (9, 12));
     let mut loading = writer.begin_load(true, true);
     // Events are known to be lost, so a deletion contradicts nothing.
-    loading.page(vec![kv("/a", 2, 4, 2)]).unwrap();
+    writer.load_page(&mut loading, vec![kv("/a", 2, 4, 2)]).unwrap();
     writer.finish_load(loading, header(12), true).unwrap();
     assert_eq!((ks.read().epoch(), ks.read().len()), (2, 1));
 }
