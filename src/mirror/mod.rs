@@ -4,6 +4,7 @@
 //! the reading of streams, calls to the writer, and what runs beside it to bring stored data and to
 //! store. Must not decide anything itself.
 
+mod aside;
 mod backoff;
 mod caught;
 mod hold;
@@ -46,6 +47,7 @@ pub use options::{OnHistoryChange, OnHold};
 pub(crate) use queue::Bounds;
 pub(crate) use warm::{Cause, Feed, Stored, Warm};
 
+use self::aside::{aside, is_long};
 use self::caught::caught;
 use self::intake::{Intake, Item};
 use self::machine::{Action, Input, Machine, Purpose};
@@ -314,14 +316,16 @@ impl<T: Send + Sync + 'static> Mirror<T> {
     /// Takes in what is stored; then, or if that fails and may, etcd is asked.
     fn restore(&mut self, stored: Option<Result<Stored, Cause>>) {
         let Some(warm) = &mut self.warm else { return };
-        match warm.take(stored, &mut self.sink.writer) {
+        let long = matches!(&stored, Some(Ok(Stored::Page(kvs))) if is_long(kvs));
+        let spawned = self.sink.spawned();
+        match aside(spawned && long, || warm.take(stored, &mut self.sink.writer)) {
             Restored::More => return,
             Restored::Nothing => {}
             Restored::Whole(taken) => {
                 // Whoever is woken by the data must find that it is stored data.
                 self.decide(Input::Restoring(taken.stored_at));
                 self.report();
-                match taken.show(&mut self.sink.writer) {
+                match aside(spawned, || taken.show(&mut self.sink.writer)) {
                     Ok(()) => {
                         self.machine.known = self.sink.known();
                         self.decide(Input::Restored);

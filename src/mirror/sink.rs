@@ -3,6 +3,8 @@
 //! Owns executing the actions that change the key space. They end at once and answer the machine.
 //! Must not do I/O.
 
+use std::sync::atomic::Ordering;
+
 use tracing::Span;
 use tracing::field::Empty;
 
@@ -10,6 +12,7 @@ use crate::cut::{GaveUp, Position};
 use crate::edits::Loading;
 use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
 use crate::known::{self, Comparison};
+use crate::mirror::aside::{aside, is_long};
 use crate::mirror::machine::{
     Action, AuditKeys, Basis, Input, Known, LoadReason, removes_too_much,
 };
@@ -24,6 +27,8 @@ const NEWEST: usize = 4;
 pub(crate) struct Sink<T: Send + Sync + 'static> {
     pub(crate) writer: Writer<T>,
     loading: Option<Loading<T>>,
+    /// Whether one of its pages was long work, so that its end is too.
+    long: bool,
     auditing: Option<Comparison<T>>,
     /// What the application calls the key space.
     name: String,
@@ -33,7 +38,12 @@ pub(crate) struct Sink<T: Send + Sync + 'static> {
 
 impl<T: Send + Sync + 'static> Sink<T> {
     pub(crate) fn new(writer: Writer<T>, name: String) -> Self {
-        Sink { writer, loading: None, auditing: None, name, span: Span::none() }
+        Sink { writer, loading: None, long: false, auditing: None, name, span: Span::none() }
+    }
+
+    /// Whether the mirror runs as a task of its own.
+    pub(crate) fn spawned(&self) -> bool {
+        self.writer.shared().spawned.load(Ordering::Acquire)
     }
 
     /// What the machine is told of the view.
@@ -62,16 +72,24 @@ impl<T: Send + Sync + 'static> Sink<T> {
             Action::BeginLoad { same_history, doubted, reason } => {
                 self.span = self.load_span(reason);
                 self.loading = Some(self.writer.begin_load(same_history, doubted));
+                self.long = false;
                 self.tell(|| Tapped::LoadBegins);
                 None
             }
             Action::TakeKeys(kvs) => {
                 let span = self.span.clone();
-                Some(Input::KeysTaken(span.in_scope(|| self.take_keys(kvs))))
+                let long = is_long(&kvs);
+                self.long |= long;
+                let spawned = self.spawned();
+                Some(Input::KeysTaken(aside(spawned && long, || {
+                    span.in_scope(|| self.take_keys(kvs))
+                })))
             }
             Action::FinishLoad { header, same_history, hold_above } => {
                 let span = self.span.clone();
-                span.in_scope(|| self.finish_load(header, same_history, hold_above))
+                aside(self.spawned() && self.long, || {
+                    span.in_scope(|| self.finish_load(header, same_history, hold_above))
+                })
             }
             Action::Hold(held) => {
                 self.writer.shared().holds.offer(held);

@@ -222,3 +222,35 @@ async fn c9_a_comparison_that_a_compaction_ends_keeps_no_old_view() {
     assert_eq!((ks.status().state, ks.status().counters.loads_compacted), (State::Live, 1));
     assert_eq!(ALIVE.load(Ordering::SeqCst), 20, "old values are kept");
 }
+
+/// The runtime has one thread, which decodes and waits until another task has run.
+#[test]
+fn other_tasks_of_the_thread_run_while_a_long_page_is_decoded() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let etcd = etcd();
+        etcd.set_version(version("3.5.34"));
+        for key in 0..20_000 {
+            etcd.put(format!("/k/{key:05}"), "v");
+        }
+        let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        let (answer, answers) = std::sync::mpsc::channel();
+        tokio::spawn(async move {
+            begins.recv().await;
+            let _ = answer.send(());
+        });
+        let answers = std::sync::Mutex::new(answers);
+        let decoder =
+            move |kv: RawKeyValue| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+                if kv.key == b"/k/19999" {
+                    begun.send(())?;
+                    let answers = answers.lock().map_err(|error| error.to_string())?;
+                    answers.recv_timeout(Duration::from_secs(20))?;
+                }
+                Ok(())
+            };
+        let ks = KeySpace::builder("/k/").unwrap().decoder(decoder).start(etcd).await.unwrap();
+        assert_eq!((ks.read().len(), ks.rejected().len()), (20_000, 0));
+    });
+}
