@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench side_by_side` runs them all; `-- --quick` with fewer keys; `-- S1 S6` only
 //! those; `-- storage` (with what follows it) or `-- etcd` one half (with those of the journal, given the feature); `-- holds` how long the write lock is held by size.
+//! The bar of decoding on several threads (R6) is in `cargo bench --bench loads`.
 
 mod changes;
 mod contenders;
