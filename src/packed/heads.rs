@@ -10,10 +10,19 @@ use std::cmp::Ordering;
 /// The eight bytes of `key` from `skip` on.
 #[inline]
 pub(super) fn head(key: &[u8], skip: usize) -> u64 {
-    let rest = key.get(skip..).unwrap_or_default();
-    if let Some(eight) = rest.first_chunk::<8>() {
+    if let Some(end) = skip.checked_add(8)
+        && let Some(eight) = key.get(skip..end)
+        && let Some(eight) = eight.first_chunk()
+    {
         return u64::from_be_bytes(*eight);
     }
+    padded_head(key, skip)
+}
+
+/// The head of a key with fewer than eight bytes from `skip` on.
+#[cold]
+fn padded_head(key: &[u8], skip: usize) -> u64 {
+    let rest = key.get(skip..).unwrap_or_default();
     let mut padded = [0; 8];
     padded[..rest.len()].copy_from_slice(rest);
     u64::from_be_bytes(padded)
@@ -24,35 +33,58 @@ pub(super) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// The upper half of a [`head`], for the columns of small pieces: their keys share a long prefix.
+/// The integer that a column keeps of a key.
+pub(super) trait Head: Copy + Ord {
+    /// The greatest head.
+    const MAX: Self;
+
+    fn of(key: &[u8], skip: u32) -> Self;
+}
+
+/// For runs. In a small key space they span much of it, so their keys share a short prefix and
+/// half a head would often tie.
+impl Head for u64 {
+    const MAX: Self = u64::MAX;
+
+    #[inline]
+    fn of(key: &[u8], skip: u32) -> Self {
+        head(key, skip as usize)
+    }
+}
+
+/// For groups, whose keys share a long prefix: the upper half of a [`head`].
 ///
 /// Signed and shifted by half the range, which keeps the order: every processor compares several
 /// signed integers at once, and not every one does unsigned ones.
-#[inline]
-fn short_head(key: &[u8], skip: u32) -> i32 {
-    let upper = (head(key, skip as usize) >> 32) as u32;
-    (upper ^ (1 << 31)).cast_signed()
+impl Head for i32 {
+    const MAX: Self = i32::MAX;
+
+    #[inline]
+    fn of(key: &[u8], skip: u32) -> Self {
+        let upper = (head(key, skip as usize) >> 32) as u32;
+        (upper ^ (1 << 31)).cast_signed()
+    }
 }
 
-/// The heads of up to `N` keys, four bytes each.
+/// The heads of up to `N` keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
-pub(super) struct Heads<const N: usize> {
+pub(super) struct Heads<H, const N: usize> {
     /// The length of the prefix that the keys share.
     skip: u32,
     len: u32,
     /// Filled up with the greatest head, so that a scan needs no length.
-    column: [i32; N],
+    column: [H; N],
 }
 
-impl<const N: usize> Heads<N> {
+impl<H: Head, const N: usize> Heads<H, N> {
     /// The heads of ascending keys that share their first `skip` bytes.
     pub(super) fn new<'k>(skip: usize, keys: impl Iterator<Item = &'k [u8]>) -> Self {
         // A shorter prefix is as true as the longest.
         let skip = u32::try_from(skip).unwrap_or(u32::MAX);
-        let mut heads = Heads { skip, len: 0, column: [i32::MAX; N] };
+        let mut heads = Heads { skip, len: 0, column: [H::MAX; N] };
         for (key, place) in keys.zip(&mut heads.column) {
-            *place = short_head(key, skip);
+            *place = H::of(key, skip);
             heads.len += 1;
         }
         heads
@@ -69,11 +101,24 @@ impl<const N: usize> Heads<N> {
     }
 
     /// The number of keys whose head is below that of `key`, and whether the next has the same.
-    #[inline]
+    ///
+    /// A call would cost as much as the search.
+    #[inline(always)]
     pub(super) fn find(&self, key: &[u8]) -> (usize, bool) {
-        let head = short_head(key, self.skip);
-        let start = self.column.iter().map(|h| i32::from(*h < head)).sum::<i32>() as usize;
-        (start, start < self.len() && self.column[start] == head)
+        let head = H::of(key, self.skip);
+        let start = self.below(head);
+        (start, self.column.get(start) == Some(&head) && start < self.len())
+    }
+
+    /// The number of heads below `head`: first of whole quarters, then within one. No branch
+    /// depends on the heads.
+    #[inline(always)]
+    fn below(&self, head: H) -> usize {
+        let (quarters, _) = self.column.as_chunks::<4>();
+        let before = &quarters[..quarters.len() - 1];
+        let quarter = before.iter().map(|four| usize::from(four[3] < head)).sum::<usize>();
+        let within = quarters[quarter].iter().map(|h| usize::from(*h < head)).sum::<usize>();
+        4 * quarter + within
     }
 
     /// The end of the heads that equal the one at `start`.

@@ -46,8 +46,8 @@ impl<T> Page<T> {
     }
 
     #[inline]
-    fn get(&self, key: &[u8]) -> Option<&Arc<Entry<T>>> {
-        self.runs[self.fence.locate(key, |run| self.runs[run].first_key())].get(key)
+    fn get<const FAR: bool>(&self, key: &[u8]) -> Option<&Arc<Entry<T>>> {
+        self.runs[self.fence.locate(key, |run| self.runs[run].first_key())].get::<FAR>(key)
     }
 
     fn heap_bytes(&self) -> usize {
@@ -162,7 +162,14 @@ impl<T> Root<T> {
 
     #[inline]
     pub(super) fn get(&self, key: &[u8]) -> Option<&Arc<Entry<T>>> {
-        self.pages.get(self.fence.locate(key, |page| self.pages[page].first().key()))?.get(key)
+        match &*self.pages {
+            // Up to some 20,000 entries.
+            [only] => only.get::<false>(key),
+            pages => {
+                let page = pages.get(self.fence.locate(key, |page| pages[page].first().key()))?;
+                page.get::<true>(key)
+            }
+        }
     }
 
     /// The rank of `key`, or the rank it would have.

@@ -24,7 +24,7 @@ pub(super) struct Run<T> {
     len: usize,
     /// Over the first keys of the groups. The prefix is that of *all* keys of the run: a key that
     /// is present has it, so that a look-up need not check.
-    heads: Heads<RUN_MAX>,
+    heads: Heads<u64, RUN_MAX>,
     /// Entries up to the end of each group.
     ends: [u16; RUN_MAX],
     groups: Groups<T>,
@@ -122,8 +122,27 @@ impl<T> Run<T> {
         after.saturating_sub(1)
     }
 
+    /// The entry of `key`. `FAR` is whether the pieces are too many to stay in the cache, so that
+    /// lines are loaded ahead.
+    ///
+    /// A key with the head of a group's first key is mostly that key. So the search proceeds in
+    /// that group, and compares with first keys only if it finds nothing.
     #[inline]
-    pub(super) fn get(&self, key: &[u8]) -> Option<&Arc<Entry<T>>> {
+    pub(super) fn get<const FAR: bool>(&self, key: &[u8]) -> Option<&Arc<Entry<T>>> {
+        if FAR {
+            super::load_lines(&self.groups);
+        }
+        let (start, tie) = self.heads.find(key);
+        let group = &self.groups[(start + usize::from(tie)).saturating_sub(1)];
+        if FAR {
+            super::load_lines(group.entries());
+        }
+        let found = group.get(key);
+        if found.is_none() && tie { self.get_among_ties(key) } else { found }
+    }
+
+    #[cold]
+    fn get_among_ties(&self, key: &[u8]) -> Option<&Arc<Entry<T>>> {
         self.groups[self.locate(key)].get(key)
     }
 
@@ -188,7 +207,7 @@ pub(super) fn same_key<T>(old: &Arc<Entry<T>>, new: &Arc<Entry<T>>) -> bool {
     Arc::ptr_eq(old, new) || old.key() == new.key()
 }
 
-fn heads_of<T>(groups: &[Arc<Group<T>>]) -> Heads<RUN_MAX> {
+fn heads_of<T>(groups: &[Arc<Group<T>>]) -> Heads<u64, RUN_MAX> {
     let (first, last) = (groups[0].first_key(), groups[groups.len() - 1].entries());
     let skip = common_prefix(first, last[last.len() - 1].key());
     Heads::new(skip, groups.iter().map(|group| group.first_key()))

@@ -157,9 +157,22 @@ impl<T> View<T> {
     /// # Panics
     /// When `key` is outside the mirrored range.
     #[must_use]
+    #[inline]
     #[track_caller]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Option<&Arc<Entry<T>>> {
-        ok(self.try_get(key))
+        let key = key.as_ref();
+        match self.entries.get(key) {
+            Some(entry) => Some(entry),
+            None => self.absent(key),
+        }
+    }
+
+    /// Returns `None` for a key of the range. Out of line, so that a hit does not pay for it.
+    #[cold]
+    #[track_caller]
+    fn absent(&self, key: &[u8]) -> Option<&Arc<Entry<T>>> {
+        ok(self.check_key(key));
+        None
     }
 
     /// Whether `key` has an entry, in O(log n).
