@@ -62,6 +62,8 @@ suite_of() {
         audit-without-values) echo '--test safeguards values::' ;;
         # The simulation has too few keys for a second run.
         part-without-its-end) echo '--test follow' ;;
+        # Nor keys that lie so close that columns tie.
+        tie-is-the-key | candidate-is-the-key) echo '--lib packed::tests' ;;
         # Hazards found in use, each with tests of its own.
         age-by-the-*) echo '--test mirror h70' ;;
         limit-of-the-load-only) echo '--test mirror h71' ;;

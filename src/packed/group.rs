@@ -58,6 +58,20 @@ impl<T> Group<T> {
         if entry.key() == key { Some(entry) } else { self.get_among_ties(start, key) }
     }
 
+    /// The first entry with the head of `key`. If there is none, `key` is absent.
+    #[inline(always)]
+    pub(super) fn guess(&self, key: &[u8]) -> Option<&Arc<Entry<T>>> {
+        let (start, tie) = self.heads.find(key);
+        self.entries.get(start).filter(|_| tie)
+    }
+
+    /// Loads what a search reads without waiting for it.
+    #[inline]
+    pub(super) fn load(&self) {
+        self.heads.load();
+        super::load_lines(&self.entries);
+    }
+
     #[cold]
     fn get_among_ties(&self, start: usize, key: &[u8]) -> Option<&Arc<Entry<T>>> {
         let ties = &self.entries[start..self.heads.end_of_ties(start)];

@@ -110,6 +110,12 @@ impl<H: Head, const N: usize> Heads<H, N> {
         (start, self.column.get(start) == Some(&head) && start < self.len())
     }
 
+    /// Loads the lines of the column without waiting for them.
+    #[inline]
+    pub(super) fn load(&self) {
+        std::hint::black_box((self.column[0], self.column[N / 2], self.column[N - 1]));
+    }
+
     /// The number of heads below `head`: first of whole quarters, then within one. No branch
     /// depends on the heads.
     #[inline(always)]

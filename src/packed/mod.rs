@@ -11,6 +11,7 @@ mod diff;
 mod edit;
 mod group;
 mod heads;
+mod many;
 mod part;
 mod pieces;
 mod place;

@@ -45,9 +45,10 @@ impl<T> Page<T> {
         self.fence.locate_any(key, |run| self.runs[run].first_key())
     }
 
+    /// The run that holds `key`, if `key` is present.
     #[inline]
-    fn get<const FAR: bool>(&self, key: &[u8]) -> Option<&Arc<Entry<T>>> {
-        self.runs[self.fence.locate(key, |run| self.runs[run].first_key())].get::<FAR>(key)
+    pub(super) fn run_of(&self, key: &[u8]) -> &Run<T> {
+        &self.runs[self.fence.locate(key, |run| self.runs[run].first_key())]
     }
 
     fn heap_bytes(&self) -> usize {
@@ -160,15 +161,18 @@ impl<T> Root<T> {
         self.fence.locate_any(key, |page| self.pages[page].first().key())
     }
 
+    /// The page that holds `key`, if `key` is present.
+    #[inline]
+    pub(super) fn page_of(&self, key: &[u8]) -> Option<&Arc<Page<T>>> {
+        self.pages.get(self.fence.locate(key, |page| self.pages[page].first().key()))
+    }
+
     #[inline]
     pub(super) fn get(&self, key: &[u8]) -> Option<&Arc<Entry<T>>> {
         match &*self.pages {
             // Up to some 20,000 entries.
-            [only] => only.get::<false>(key),
-            pages => {
-                let page = pages.get(self.fence.locate(key, |page| pages[page].first().key()))?;
-                page.get::<true>(key)
-            }
+            [only] => only.run_of(key).get::<false>(key),
+            _ => self.page_of(key)?.run_of(key).get::<true>(key),
         }
     }
 

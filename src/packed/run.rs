@@ -124,21 +124,34 @@ impl<T> Run<T> {
 
     /// The entry of `key`. `FAR` is whether the pieces are too many to stay in the cache, so that
     /// lines are loaded ahead.
-    ///
-    /// A key with the head of a group's first key is mostly that key. So the search proceeds in
-    /// that group, and compares with first keys only if it finds nothing.
     #[inline]
     pub(super) fn get<const FAR: bool>(&self, key: &[u8]) -> Option<&Arc<Entry<T>>> {
         if FAR {
             super::load_lines(&self.groups);
         }
-        let (start, tie) = self.heads.find(key);
-        let group = &self.groups[(start + usize::from(tie)).saturating_sub(1)];
+        let (group, tie) = self.guess(key);
         if FAR {
             super::load_lines(group.entries());
         }
         let found = group.get(key);
         if found.is_none() && tie { self.get_among_ties(key) } else { found }
+    }
+
+    /// The group that most likely holds `key` if it is present, and whether another one may.
+    ///
+    /// A key with the head of a group's first key is mostly that key. So nothing is compared here,
+    /// and a search that finds nothing has to compare.
+    #[inline(always)]
+    pub(super) fn guess(&self, key: &[u8]) -> (&Group<T>, bool) {
+        let (start, tie) = self.heads.find(key);
+        (&self.groups[(start + usize::from(tie)).saturating_sub(1)], tie)
+    }
+
+    /// Loads what a search reads without waiting for it.
+    #[inline]
+    pub(super) fn load(&self) {
+        self.heads.load();
+        super::load_lines(&self.groups);
     }
 
     #[cold]

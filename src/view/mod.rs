@@ -175,6 +175,34 @@ impl<T> View<T> {
         None
     }
 
+    /// The entries of `keys`, in the order of the keys, each `None` if the key is absent. For k keys
+    /// in O(k log n).
+    ///
+    /// The keys need no order, and a key may occur twice. Waits for memory overlap, so in a large key
+    /// space this takes a third of the time of as many [`get`](View::get)s. Beyond the result it
+    /// needs a fixed amount of memory.
+    ///
+    /// # Panics
+    /// When one of the keys is outside the mirrored range.
+    ///
+    /// ```
+    /// use etcd_keyspace::{Entry, KeyRange, KeySpace};
+    ///
+    /// let entries = ["/limits/a", "/limits/c"].map(|key| Entry::new(key, 5, 1));
+    /// let limits = KeySpace::from_entries(KeyRange::prefix("/limits/"), entries)?;
+    /// let view = limits.snapshot();
+    ///
+    /// let found = view.get_many(&["/limits/c", "/limits/b"]);
+    /// assert_eq!(found[0].map(|entry| *entry.value()), Some(5));
+    /// assert!(found[1].is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    #[track_caller]
+    pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Vec<Option<&Arc<Entry<T>>>> {
+        ok(self.try_get_many(keys))
+    }
+
     /// Whether `key` has an entry, in O(log n).
     ///
     /// # Panics
@@ -257,6 +285,23 @@ impl<T> View<T> {
             Some(entry) => Ok(Some(entry)),
             None => self.check_key(key.as_ref()).map(|()| None),
         }
+    }
+
+    /// [`get_many`](View::get_many) for keys that come from a user.
+    ///
+    /// # Errors
+    /// [`OutsideRange`] for the first key that the view cannot know.
+    pub fn try_get_many<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+    ) -> Result<Vec<Option<&Arc<Entry<T>>>>, OutsideRange> {
+        let mut found = Vec::with_capacity(keys.len());
+        self.entries.get_many(keys, &mut found);
+        // As in `try_get`, only a miss has to be judged.
+        for (key, _) in keys.iter().zip(&found).filter(|(_, found)| found.is_none()) {
+            self.check_key(key.as_ref())?;
+        }
+        Ok(found)
     }
 
     /// [`range`](View::range) for bounds that come from a user.

@@ -25,6 +25,7 @@ fn t33_queries_outside_panic_at_the_caller() {
     let view = foo();
     panics_here!(view.get("/foo"));
     panics_here!(view.get("/foo0"));
+    panics_here!(view.get_many(&["/foo/a", "/bar", "/foo/b"]));
     panics_here!(view.contains("/bar"));
     panics_here!(view.search(""));
     panics_here!(view.prefix("/foo"));
@@ -47,11 +48,17 @@ fn t33_try_forms_say_what_was_asked() {
         outside.to_string(),
         "[/bar, /bar\\x00) is outside the mirrored range [/foo/, /foo0)"
     );
+    let many = view.try_get_many(&["/foo/a", "/foo/c", "/bar", "/zoo"]).unwrap_err();
+    assert_eq!(many.asked, KeyRange::key("/bar"));
     assert_eq!(view.try_prefix("/fo").unwrap_err().asked, KeyRange::prefix("/fo"));
     assert_eq!(view.try_range("/a".."/b").unwrap_err().asked, KeyRange::bytes("/a", "/b"));
     // And answer inside.
     assert_eq!(*view.try_get("/foo/b").unwrap().unwrap().value(), 1);
     assert!(view.try_get("/foo/").unwrap().is_none());
+    let many = view.try_get_many(&["/foo/b", "/foo/", "/foo/a", "/foo/b"]).unwrap();
+    let many: Vec<_> = many.iter().map(|entry| entry.map(|entry| *entry.value())).collect();
+    assert_eq!(many, [Some(1), None, Some(0), Some(1)]);
+    assert!(view.get_many::<&str>(&[]).is_empty());
     assert_eq!(ranks(view.try_prefix("/foo/").unwrap()), [0, 1]);
     assert_eq!(ranks(view.try_range("/foo/b".."/foo0").unwrap()), [1]);
 }

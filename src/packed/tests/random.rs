@@ -90,6 +90,27 @@ proptest! {
     }
 
     #[test]
+    fn many_keys_are_found_as_each_alone(
+        keys in prop::collection::btree_set(small_key(), 0..if cfg!(miri) { 30 } else { 700 }),
+        absent in prop::collection::vec(small_key(), 0..40),
+        picks in prop::collection::vec(any::<Index>(), 0..if cfg!(miri) { 40 } else { 300 }),
+    ) {
+        let (packed, model) = built(&keys);
+        let probes: Vec<&Vec<u8>> = keys.iter().chain(&absent).collect();
+        for key in &probes {
+            prop_assert_eq!(packed.get(key).map(Arc::as_ptr), model.get(*key).map(Arc::as_ptr));
+        }
+        // Ascending, then in any order and with repetitions.
+        let picked = picks.iter().filter(|_| !probes.is_empty()).map(|pick| *pick.get(&probes));
+        for asked in [probes.clone(), picked.collect()] {
+            let mut found = Vec::new();
+            packed.get_many(&asked, &mut found);
+            let wanted: Vec<_> = asked.iter().map(|key| model.get(*key).map(Arc::as_ptr)).collect();
+            prop_assert_eq!(found.iter().map(|e| e.map(Arc::as_ptr)).collect::<Vec<_>>(), wanted);
+        }
+    }
+
+    #[test]
     fn iterators_work_from_both_ends(
         count in 0_u64..300,
         lower in 0_u64..50, upper in 0_u64..300,
