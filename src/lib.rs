@@ -191,91 +191,67 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod batch;
-mod builder;
-mod cache;
-mod cores;
-mod current;
-mod cut;
-mod decode;
-mod delta;
-mod edits;
-mod entry;
-mod error;
-mod event;
+// The order decides in which order rustdoc lists methods: reading first.
 mod follow;
-mod guard;
-mod history;
-mod hold;
-mod interest;
 #[cfg(feature = "journal")]
 pub mod journal;
-mod key;
 mod keyspace;
-mod known;
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub mod metrics;
 mod mirror;
-mod observer;
-mod packed;
+mod model;
+mod publish;
+mod source;
+mod spaces;
+#[cfg(feature = "test-util")]
+pub mod testing;
+mod view;
+
 #[cfg(all(test, shuttle))]
 #[path = "../races/scenarios.rs"]
 mod races;
-mod range;
-mod reentry;
-mod shared;
-mod snapshot;
-mod source;
-mod status;
-#[cfg_attr(not(feature = "journal"), allow(dead_code, reason = "only a journal stores"))]
-mod tap;
-#[cfg(feature = "test-util")]
-pub mod testing;
-mod timing;
-mod token;
-mod view;
-mod wait;
-mod writer;
 
-pub use batch::{ApplyError, Break, Continuity, Tolerated};
-pub use builder::{Builder, NeedsDecoder};
-pub use cache::{
-    Cut, CutError, GetError, KeySpaces, KeySpacesBuilder, KeySpacesStats, SpaceInfo, SpaceState,
-};
-#[cfg(feature = "json")]
-pub use decode::json;
-pub use decode::{BadValues, BoxError, DecodeError, Decoder, bytes};
-pub use delta::{Change, Delta, DeltaOrigin};
-pub use entry::Entry;
-pub use error::StopReason;
 /// The client library [`Etcd`] speaks through, for its options and TLS types.
 pub use etcd_client;
-pub use event::{Event, Header, RawKeyValue, Revision, WatchResponse};
 pub use follow::{
     Changes, EventKind, Events, EventsError, EventsOptions, EventsStop, FollowError, FollowPhase,
     Follower, KeyEvent, Notify, SimpleFollower, Start, SyncReason, SyncSet, Update, UpdateMeta,
     Validator, ValidatorError, WatchKey,
 };
-pub use guard::ReadGuard;
-pub use hold::{Held, NotHeld};
 pub use keyspace::{KeySpace, Rejected, WeakKeySpace};
 #[cfg(feature = "journal")]
 pub use mirror::OnBadStore;
+pub use mirror::builder::{Builder, NeedsDecoder};
 pub use mirror::{Mirror, OnHistoryChange, OnHold};
-pub use observer::{Derived, DerivedError, Earlier, Observer, PoisonedObserver, SharedDerived};
-pub use range::{IntoKeyRange, KeyRange, RangeError};
-pub use snapshot::Snapshot;
-pub use source::etcd::{Etcd, EtcdOptions};
-pub use source::{ServerVersion, Source, SourceError, SourceErrorKind};
-pub use status::{
+pub use model::change::{Change, Delta, DeltaOrigin};
+pub use model::entry::Entry;
+pub use model::error::StopReason;
+pub use model::event::{Event, Header, RawKeyValue, Revision, WatchResponse};
+pub use model::range::{IntoKeyRange, KeyRange, RangeError};
+pub use model::token::{AtLeast, Token, TokenError};
+pub use publish::guard::ReadGuard;
+pub use publish::hold::{Held, NotHeld};
+pub use publish::observer::{
+    Derived, DerivedError, Earlier, Observer, PoisonedObserver, SharedDerived,
+};
+pub use publish::snapshot::Snapshot;
+pub use publish::status::{
     Counters, FailureCounts, LoadProgress, ObserverTimes, ProgressBy, State, Stats, Status,
 };
-pub use timing::Timing;
-pub use token::{AtLeast, Token, TokenError};
+pub use publish::timer::Timing;
+pub use publish::wait::WaitError;
+pub use publish::writer::{Applied, LoadError, Writer};
+pub use source::etcd::{Etcd, EtcdOptions};
+pub use source::{ServerVersion, Source, SourceError, SourceErrorKind};
+pub use spaces::{
+    Cut, CutError, GetError, KeySpaces, KeySpacesBuilder, KeySpacesStats, SpaceInfo, SpaceState,
+};
+#[cfg(feature = "json")]
+pub use view::decode::json;
+pub use view::decode::{BadValues, BoxError, DecodeError, Decoder, bytes};
+pub use view::next::judge::{ApplyError, Break, Continuity, Tolerated};
 pub use view::{Entries, OutsideRange, Range, View};
-pub use wait::WaitError;
-pub use writer::{Applied, LoadError, Writer};
 
 /// What is promised, and the test that holds it.
 ///

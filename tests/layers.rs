@@ -1,104 +1,33 @@
-//! Imports go down the layers only: the table of modules, and a check that the sources keep it.
+//! Imports go down the layers only: the table of rooms, and a check that the sources keep it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each module with those it may import, lowest layer first; a module may import only modules that
-/// stand above it in this list, so there are no cycles.
+/// Each room with those it may import, lowest first; a room may import only rooms that stand above it in
+/// this list, so there are no cycles.
 const LAYERS: &[(&str, &[&str])] = &[
-    // L0: words.
-    ("event", &[]),
-    ("range", &[]),
-    ("key", &[]),
-    ("token", &["event"]),
-    ("entry", &["event", "key"]),
-    ("error", &["event"]),
-    // L1: pure. No lock, no I/O, no clock, no thread, no async.
-    ("decode", &["event"]),
-    ("delta", &["entry", "event"]),
-    ("batch", &["entry", "event", "range"]),
-    ("packed", &["entry"]),
-    ("view", &["decode", "delta", "entry", "event", "packed", "range"]),
-    ("known", &["entry", "event", "packed", "view"]),
-    ("edits", &["batch", "decode", "delta", "entry", "event", "known", "packed", "view"]),
-    // L2: locked.
-    ("timing", &[]),
-    ("reentry", &[]),
-    ("cores", &[]),
-    ("observer", &["decode", "delta", "reentry", "timing", "view"]),
-    ("current", &["observer", "view"]),
-    ("snapshot", &["current", "delta", "observer", "view"]),
-    ("guard", &["current", "observer", "reentry", "snapshot", "view"]),
-    ("wait", &["error", "event", "timing"]),
-    ("hold", &["event"]),
-    ("cut", &["event", "snapshot"]),
-    ("interest", &["range"]),
-    ("tap", &["event", "view"]),
-    ("history", &["delta", "event", "interest", "packed", "view"]),
-    ("status", &["event", "hold", "observer", "timing"]),
-    (
-        "shared",
-        &[
-            "current", "cut", "delta", "error", "event", "guard", "history", "hold", "interest",
-            "observer", "range", "reentry", "snapshot", "status", "tap", "timing", "view", "wait",
-        ],
-    ),
-    (
-        "keyspace",
-        &[
-            "decode", "delta", "error", "event", "guard", "observer", "range", "reentry", "shared",
-            "snapshot", "status", "token", "view", "wait",
-        ],
-    ),
-    (
-        "writer",
-        &[
-            "batch", "cores", "delta", "edits", "error", "event", "known", "reentry", "shared",
-            "tap", "view",
-        ],
-    ),
-    // L3: fan-out.
-    (
-        "follow",
-        &[
-            "delta", "entry", "error", "event", "guard", "history", "interest", "keyspace",
-            "packed", "range", "snapshot", "status", "timing", "token", "view", "wait",
-        ],
-    ),
-    // L3: the driver.
-    ("source", &["event", "range", "token"]),
-    (
-        "mirror",
-        &[
-            "batch", "cut", "decode", "edits", "entry", "error", "event", "hold", "keyspace",
-            "known", "range", "snapshot", "source", "status", "tap", "wait", "writer",
-        ],
-    ),
-    // L4: edges.
-    ("metrics", &["shared", "status", "timing"]),
-    (
-        "builder",
-        &[
-            "cores", "decode", "delta", "edits", "entry", "error", "event", "history", "keyspace",
-            "metrics", "mirror", "packed", "range", "shared", "source", "status", "tap", "timing",
-            "view", "wait", "writer",
-        ],
-    ),
-    (
-        "cache",
-        &[
-            "builder", "cut", "decode", "error", "event", "keyspace", "mirror", "range",
-            "snapshot", "source", "status", "timing", "wait",
-        ],
-    ),
-    ("testing", &["event", "range", "source"]),
-    // Nothing below knows of it: it sets what a mirror begins with, and takes from its tap.
-    ("journal", &["builder", "decode", "event", "mirror", "range", "tap"]),
+    // Plain words.
+    ("model", &[]),
+    // Pure: no lock, no I/O, no clock, no thread, no async.
+    ("view", &["model"]),
+    ("source", &["model"]),
+    // The lock, and what a step updates.
+    ("publish", &["model", "view"]),
+    ("testing", &["model", "source"]),
+    // Handles and consumers.
+    ("keyspace", &["model", "publish", "view"]),
+    ("metrics", &["publish"]),
+    ("follow", &["keyspace", "model", "publish", "view"]),
+    // The driver.
+    ("mirror", &["keyspace", "metrics", "model", "publish", "source", "view"]),
+    // Nothing below knows of these.
+    ("spaces", &["keyspace", "mirror", "model", "publish", "source", "view"]),
+    ("journal", &["mirror", "model", "publish", "view"]),
 ];
 
 /// What the pure layer must not name.
-const PURE: &[&str] = &["decode", "delta", "batch", "packed", "view", "known", "edits"];
+const PURE: &[&str] = &["model", "view"];
 const IMPURE: &[&str] =
     &["parking_lot", "tokio", "std::thread", "std::io", "std::net", "Instant", "async fn"];
 
@@ -145,10 +74,13 @@ fn imports(code: &str) -> Vec<String> {
     after.map(|rest| rest.split(ends).next().unwrap_or_default().to_owned()).collect()
 }
 
-/// The names that stand behind each `super::` of a file, those in braces included.
-fn siblings_named(code: &str) -> BTreeSet<String> {
+/// The names that stand behind each `super::` of a file in `folder`, and behind the folder's own path, those
+/// in braces included.
+fn siblings_named(folder: &Path, code: &str) -> BTreeSet<String> {
     let mut named = BTreeSet::new();
-    for rest in code.split("super::").skip(1) {
+    let parts: Vec<_> = folder.iter().map(|part| part.to_str().unwrap()).collect();
+    let own = format!("crate::{}::", parts.join("::"));
+    for rest in code.split("super::").skip(1).chain(code.split(&own).skip(1)) {
         let end = if rest.starts_with('{') { rest.find('}') } else { rest.find([':', ';', ' ']) };
         let words =
             rest[..end.unwrap_or(rest.len())].split(|c: char| !c.is_alphanumeric() && c != '_');
@@ -160,7 +92,8 @@ fn siblings_named(code: &str) -> BTreeSet<String> {
 /// The files of each folder with the other files there that they import.
 fn files_by_folder() -> BTreeMap<PathBuf, BTreeMap<String, BTreeSet<String>>> {
     let mut files = Vec::new();
-    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    sources(&root, &mut files);
     let mut folders: BTreeMap<PathBuf, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
     for file in files {
         let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
@@ -173,7 +106,8 @@ fn files_by_folder() -> BTreeMap<PathBuf, BTreeMap<String, BTreeSet<String>>> {
         let text = fs::read_to_string(&file).unwrap();
         let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
         let folder = folders.entry(file.parent().unwrap().to_owned()).or_default();
-        folder.insert(name, siblings_named(&code));
+        let inner = file.parent().unwrap().strip_prefix(&root).unwrap();
+        folder.insert(name, siblings_named(inner, &code));
     }
     folders
 }

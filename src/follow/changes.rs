@@ -10,14 +10,14 @@ use std::task::{Context, Poll, ready};
 
 use futures_core::{FusedStream, Stream};
 
-use super::blocking::Validator;
-use super::interested::Interested;
-use crate::delta::{Change, Delta, DeltaOrigin};
-use crate::error::StopReason;
-use crate::event::Revision;
+use super::subscription::Interested;
+use super::validator::Validator;
 use crate::keyspace::KeySpace;
-use crate::packed::Packed;
-use crate::range::KeyRange;
+use crate::model::change::{Change, Delta, DeltaOrigin};
+use crate::model::error::StopReason;
+use crate::model::event::Revision;
+use crate::model::range::KeyRange;
+use crate::view::packed::Packed;
 use crate::view::{OutsideRange, Range};
 
 /// What the consumer was told last.

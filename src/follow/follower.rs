@@ -8,12 +8,12 @@ use std::fmt;
 use std::future::{Future, ready};
 use std::sync::Arc;
 
-use crate::delta::{Change, Delta};
-use crate::entry::Entry;
-use crate::error::StopReason;
-use crate::event::Revision;
 use crate::keyspace::KeySpace;
-use crate::range::KeyRange;
+use crate::model::change::{Change, Delta};
+use crate::model::entry::Entry;
+use crate::model::error::StopReason;
+use crate::model::event::Revision;
+use crate::model::range::KeyRange;
 
 /// Keeps something up to date with the objects of a range that pass a filter: its view.
 ///

@@ -8,7 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::batch::Cursor;
+use super::mirror_batch::Cursor;
 use super::position::Position;
 
 /// What went wrong below the journal: in the file, on the disk or in the storage engine.

@@ -116,66 +116,50 @@
 //! others with [`OpenError::OtherFormat`], never guessing; the record under `"format"` keeps its place
 //! and form for ever. A file of each version is kept under `tests/journal/` and opened by a test.
 
-mod backend;
-mod batch;
-mod cache;
-mod delivery;
-mod difference;
-#[cfg(feature = "test-util")]
-mod doubles;
+mod engine;
 mod error;
 mod event;
+mod file;
 mod filter;
-mod format;
-mod gc;
-mod handle;
-mod handler;
-mod keeper;
 mod mirror;
-mod mirror_format;
-mod mirror_options;
-mod open;
+mod mirror_batch;
 mod options;
-mod pages;
 mod position;
-mod queue;
-mod read;
-mod refusal;
-mod registry;
-mod seal;
-mod serializer;
-mod shared;
-mod state;
-mod store;
-mod telling;
-mod watched;
-mod watcher;
-mod watching;
-mod work;
-mod writer;
-
-pub use backend::MemoryStorage;
-pub use batch::{Cursor, MirrorBatch, Refusal, StateChange, StoredMirror, StoredRefusal};
+mod store_options;
+mod synthesize;
 #[cfg(feature = "test-util")]
-pub use doubles::{Recorder, replay};
-pub use error::{CheckpointError, HandlingError, OpenError, ReadError, StorageFault, StoreError};
-pub use event::{NewEvent, Operation, StoredEvent};
-pub use filter::Filter;
-pub use format::Checkpoint;
-pub use gc::Collected;
-pub use handle::{Journal, JournalStatus, Pending, TryAppendError};
-pub use handler::{Handler, async_handler_fn, handler_fn};
-pub use mirror_options::MirrorOptions;
-pub use options::{Durability, JournalOptions, OnFailure, OptionsError, Retention, Verify};
-pub use position::{Beyond, Position};
-pub use read::{Page, ReadOptions};
+mod testing;
+mod types;
+mod watch;
+
+pub use self::engine::journal::{Journal, JournalStatus, Pending, TryAppendError};
+pub use self::engine::read::{Page, ReadOptions};
+pub use self::engine::state_reader::StateReader;
+pub use self::error::{
+    CheckpointError, HandlingError, OpenError, ReadError, StorageFault, StoreError,
+};
+pub use self::event::{NewEvent, Operation, StoredEvent};
+pub use self::file::backend::MemoryStorage;
+pub use self::file::format::Checkpoint;
+pub use self::file::gc::Collected;
+pub use self::filter::Filter;
+pub use self::mirror_batch::{
+    Cursor, MirrorBatch, Refusal, StateChange, StoredMirror, StoredRefusal,
+};
+pub use self::options::{Durability, JournalOptions, OnFailure, OptionsError, Retention, Verify};
+pub use self::position::{Beyond, Position};
+pub use self::store_options::MirrorOptions;
+#[cfg(feature = "test-util")]
+pub use self::testing::{Recorder, replay};
+pub use self::types::{
+    DeserializationError, Json, RegisterError, SerializationError, Serializer, Types,
+};
+pub use self::watch::handler::{Handler, async_handler_fn, handler_fn};
+pub use self::watch::options::{
+    Checkpoints, Retry, WatcherError, WatcherOptions, WatcherState, WatcherStats,
+};
+pub use self::watch::registry::Registry;
+pub use self::watch::watcher::Watcher;
 /// The trait of the storage engine, redb 4, for what a journal is stored in; see
 /// [`Journal::open_in`].
 pub use redb::StorageBackend;
-pub use registry::Registry;
-pub use serializer::{
-    DeserializationError, Json, RegisterError, SerializationError, Serializer, Types,
-};
-pub use state::StateReader;
-pub use watcher::Watcher;
-pub use watching::{Checkpoints, Retry, WatcherError, WatcherOptions, WatcherState, WatcherStats};

@@ -6,13 +6,13 @@ use std::future::Future;
 use std::sync::atomic::Ordering;
 
 use super::KeySpace;
-use crate::error::StopReason;
-use crate::event::Revision;
-use crate::guard::ReadGuard;
-use crate::snapshot::Snapshot;
-use crate::token::{AtLeast, Token};
+use crate::model::error::StopReason;
+use crate::model::event::Revision;
+use crate::model::token::{AtLeast, Token};
+use crate::publish::guard::ReadGuard;
+use crate::publish::snapshot::Snapshot;
+use crate::publish::wait::{Awaited, WaitError};
 use crate::view::View;
-use crate::wait::{Awaited, WaitError};
 
 impl<T: Send + Sync + 'static> KeySpace<T> {
     /// Waits until the view is known complete through a revision, by an event or by progress, also

@@ -56,13 +56,13 @@ use std::time::{Duration, Instant, SystemTime};
 use ::metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use parking_lot::Mutex;
 
-use crate::shared::{Figures, Gauge as Shows, Shared};
-use crate::status::{Counters, State};
-use crate::timing::Tell;
+use crate::publish::core::{Figures, Gauge as Shows, Shared};
+use crate::publish::status::{Counters, State};
+use crate::publish::timer::Tell;
 
 mod names;
 
-pub use names::{ALL, Kind, Metric};
+pub use self::names::{ALL, Kind, Metric};
 
 /// How often the figure that takes work is made.
 const BYTES_EVERY: Duration = Duration::from_secs(1);

@@ -11,14 +11,14 @@ mod audit;
 mod connect;
 mod cut;
 mod evidence;
-mod failure;
 mod freshness;
 mod held;
-mod live;
+mod io;
 mod load;
 mod proof;
 mod reload;
-mod words;
+mod retreat;
+mod watch;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,29 +26,29 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use crate::batch::ApplyError;
-use crate::cut::Wish;
-use crate::error::StopReason;
-use crate::event::{Header, Revision, WatchResponse};
 use crate::mirror::backoff::Backoff;
 use crate::mirror::jitter::Jitter;
 use crate::mirror::options::{OnBadStore, OnHistoryChange, OnHold, Options};
 use crate::mirror::pager::Pager;
 use crate::mirror::queue::{Due, Queue};
-use crate::mirror::warm::Cause;
-use crate::range::KeyRange;
+use crate::mirror::restore::Cause;
+use crate::model::error::StopReason;
+use crate::model::event::{Header, Revision, WatchResponse};
+use crate::model::range::KeyRange;
+use crate::publish::cut::Wish;
+use crate::publish::status::{LoadProgress, ProgressBy, Report, State};
+use crate::publish::wait::Demand;
+use crate::publish::writer::Applied;
 use crate::source::{RangePage, ServerVersion, SourceError, SourceErrorKind};
-use crate::status::{LoadProgress, ProgressBy, Report, State};
-use crate::wait::Demand;
-use crate::writer::Applied;
+use crate::view::next::judge::ApplyError;
 
 pub(crate) use self::audit::AuditKeys;
 use self::evidence::Evidence;
 use self::freshness::Freshness;
 pub(crate) use self::held::removes_too_much;
+pub(crate) use self::io::{Action, Asked, Input, Known, LoadReason, Purpose};
 pub(crate) use self::proof::Basis;
 use self::proof::Proof;
-pub(crate) use self::words::{Action, Asked, Input, Known, LoadReason, Purpose};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {

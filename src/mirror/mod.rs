@@ -6,19 +6,19 @@
 
 mod aside;
 mod backoff;
+pub(crate) mod builder;
 mod caught;
-mod hold;
+mod executor;
 mod intake;
 mod jitter;
 mod machine;
 mod options;
 mod pager;
 mod queue;
-mod sink;
+#[cfg_attr(not(feature = "journal"), allow(dead_code, reason = "only a journal stores"))]
+mod restore;
 #[cfg(test)]
 mod tests;
-#[cfg_attr(not(feature = "journal"), allow(dead_code, reason = "only a journal stores"))]
-mod warm;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -32,27 +32,27 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::error::StopReason;
+use crate::model::error::StopReason;
+use crate::publish::feed::{Room, Tap};
+use crate::publish::writer::Writer;
 use crate::source::{
     Connection, RangeChunk, RangeStream, Source, SourceError, SourceErrorKind, WatchStream,
 };
-use crate::tap::{Room, Tap};
-use crate::writer::Writer;
 
-pub(crate) use backoff::Backoff;
+pub(crate) use self::backoff::Backoff;
 #[cfg(feature = "journal")]
-pub use options::OnBadStore;
-pub(crate) use options::{Budget, Options};
-pub use options::{OnHistoryChange, OnHold};
-pub(crate) use queue::Bounds;
-pub(crate) use warm::{Cause, Feed, Stored, Warm};
+pub use self::options::OnBadStore;
+pub(crate) use self::options::{Budget, Options};
+pub use self::options::{OnHistoryChange, OnHold};
+pub(crate) use self::queue::Bounds;
+pub(crate) use self::restore::{Cause, Feed, Stored, Warm};
 
 use self::aside::{aside, is_long};
 use self::caught::caught;
+use self::executor::Sink;
 use self::intake::{Intake, Item};
 use self::machine::{Action, Input, Machine, Purpose};
-use self::sink::Sink;
-use self::warm::Restored;
+use self::restore::Restored;
 
 /// Chunks of a range stream read ahead while earlier ones are decoded.
 const CHUNKS_AHEAD: usize = 4;

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use crate::event::Revision;
 use crate::mirror::queue::Bounds;
+use crate::model::event::Revision;
 
 /// How much is compared whole after every break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

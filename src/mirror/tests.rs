@@ -14,18 +14,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::executor::Sink;
 use super::machine::{Action, Input, Machine, Purpose};
-use super::sink::Sink;
 use super::{OnHistoryChange, Options};
-use crate::cut::Answers;
-use crate::decode::bytes;
-use crate::entry::Numbers;
-use crate::event::{Event, Header, RawKeyValue, Revision, WatchResponse};
 use crate::keyspace::KeySpace;
+use crate::model::entry::Numbers;
+use crate::model::event::{Event, Header, RawKeyValue, Revision, WatchResponse};
+use crate::publish::cut::Answers;
+use crate::publish::wait::Demand;
 use crate::source::{
     RangeChunk, RangePage, RangeRequest, ServerVersion, SourceError, SourceErrorKind,
 };
-use crate::wait::Demand;
+use crate::view::decode::bytes;
 
 const SEQUENCES: u64 = 100_000;
 const STEPS: usize = 40;
@@ -102,7 +102,7 @@ impl Chaos {
         let (ks, writer) = builder
             .decoder(move |kv: RawKeyValue| match kv.value.first() {
                 Some(b'!') => Err("bad value".into()),
-                _ => crate::decode::Decoder::decode(&decoder, kv),
+                _ => crate::view::decode::Decoder::decode(&decoder, kv),
             })
             .writer();
         let mut options = Options {

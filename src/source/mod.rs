@@ -12,8 +12,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::event::{Header, RawKeyValue, Revision, WatchResponse};
-use crate::range::KeyRange;
+use crate::model::event::{Header, RawKeyValue, Revision, WatchResponse};
+use crate::model::range::KeyRange;
 
 /// A future owned by its caller; dropping it abandons the request.
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

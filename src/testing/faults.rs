@@ -11,8 +11,8 @@ use super::bugs::Bug;
 use super::cluster::{Cluster, Shared, of};
 use super::member::{Access, Call, Capacity, FaultSet, Member, Refusal, Tamper, error, words};
 use super::watcher::End;
-use crate::event::{Revision, WatchResponse};
-use crate::range::KeyRange;
+use crate::model::event::{Revision, WatchResponse};
+use crate::model::range::KeyRange;
 use crate::source::{ServerVersion, SourceErrorKind};
 
 /// What goes wrong, at every endpoint or at one.

@@ -27,18 +27,18 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-pub use bugs::Bug;
-pub use counts::Counts;
-pub use faults::Faults;
-pub use member::Call;
-pub use store::Op;
+pub use self::bugs::Bug;
+pub use self::counts::Counts;
+pub use self::faults::Faults;
+pub use self::member::Call;
+pub use self::store::Op;
 
-use crate::event::{Event, Header, RawKeyValue, Revision};
-use crate::range::KeyRange;
+use self::cluster::Shared;
+use self::elections::FIRST_TERM;
+use self::store::Refusal;
+use crate::model::event::{Event, Header, RawKeyValue, Revision};
+use crate::model::range::KeyRange;
 use crate::source::ServerVersion;
-use cluster::Shared;
-use elections::FIRST_TERM;
-use store::Refusal;
 
 /// The seed of [`FakeEtcd::new`].
 const DEFAULT_SEED: u64 = 0x65_7463_6466_616b;

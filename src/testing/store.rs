@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::event::{Event, RawKeyValue, Revision};
-use crate::range::KeyRange;
+use crate::model::event::{Event, RawKeyValue, Revision};
+use crate::model::range::KeyRange;
 
 /// The revision of a store nothing was ever written to.
 const FIRST_REVISION: Revision = 1;

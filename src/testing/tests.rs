@@ -13,8 +13,8 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
 use super::FakeEtcd;
-use crate::event::{Event, Revision, WatchResponse};
-use crate::range::KeyRange;
+use crate::model::event::{Event, Revision, WatchResponse};
+use crate::model::range::KeyRange;
 use crate::source::{
     Connection, RangeChunk, RangeRequest, RangeStream, ServerVersion, Source, SourceError,
     SourceErrorKind, WatchStream,

@@ -3,19 +3,22 @@
 //! Owns [`View`], its queries and the rule for keys outside the mirrored range. Pure: a view is a value that never changes. Must not know locks, so the same methods
 //! serve guards, snapshots and observers.
 
-mod piece;
+pub(crate) mod decode;
+pub(crate) mod next;
+pub(crate) mod packed;
+mod range;
 
 use std::fmt;
 use std::sync::Arc;
 
-use crate::decode::Rejection;
-use crate::delta::Change;
-use crate::entry::{Entry, Numbers};
-use crate::event::Revision;
-use crate::packed::{Packed, Place};
-use crate::range::KeyRange;
+use crate::model::change::Change;
+use crate::model::entry::{Entry, Numbers};
+use crate::model::event::Revision;
+use crate::model::range::KeyRange;
+use crate::view::decode::Rejection;
+use crate::view::packed::{Packed, Place};
 
-pub use self::piece::{Entries, Range};
+pub use self::range::{Entries, Range};
 
 /// The mirrored keys at one revision.
 ///

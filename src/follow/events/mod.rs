@@ -3,8 +3,8 @@
 //! Owns [`Events`] and its public face; how it goes from event to event is told in `telling`. Holds the
 //! step it reads and nothing else; a consumer that falls behind the history is told the whole range.
 
-mod key_event;
-mod telling;
+mod cursor;
+mod event;
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -18,16 +18,16 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use self::telling::{Begin, Resync};
-use super::interested::Interested;
-use crate::history::{Place, Step};
-use crate::interest::Bell;
+use self::cursor::{Begin, Resync};
+use super::subscription::Interested;
 use crate::keyspace::KeySpace;
-use crate::range::KeyRange;
-use crate::token::Token;
+use crate::model::range::KeyRange;
+use crate::model::token::Token;
+use crate::publish::history::{Place, Step};
+use crate::publish::subscriptions::Bell;
 use crate::view::OutsideRange;
 
-pub use self::key_event::{
+pub use self::event::{
     EventKind, EventsError, EventsOptions, KeyEvent, Start, SyncReason, SyncSet,
 };
 

@@ -6,12 +6,12 @@
 use std::sync::Arc;
 
 use super::{Action, Instant, Machine, Phase, Purpose, Reload, SourceError, SourceErrorKind};
-use crate::entry::{Numbers, ValueHash};
-use crate::event::{RawKeyValue, Revision};
-use crate::known::Differing;
 use crate::mirror::pager::{Pager, Step};
+use crate::model::entry::{Numbers, ValueHash};
+use crate::model::event::{RawKeyValue, Revision};
+use crate::publish::writer::LoadError;
 use crate::source::{RangePage, RangeRequest};
-use crate::writer::LoadError;
+use crate::view::next::walk::Differing;
 
 /// Bytes of keys, or of keys and values, in one page: an audit is not urgent, and the server reads the
 /// values in either case.

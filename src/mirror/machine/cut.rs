@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use super::{Action, Instant, Machine, Phase};
-use crate::cut::{GaveUp, Wish};
-use crate::event::Revision;
-use crate::wait::Demand;
+use crate::model::event::Revision;
+use crate::publish::cut::{GaveUp, Wish};
+use crate::publish::wait::Demand;
 
 /// Longer than anybody may hold back, whatever was wished.
 const HOLD_MAX: Duration = Duration::from_secs(60);

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Action, Asked, Instant, Machine, Purpose, SourceError, SourceErrorKind, State};
-use crate::event::{Header, Revision};
+use crate::model::event::{Header, Revision};
+use crate::publish::wait::Contact;
 use crate::source::RangeRequest;
-use crate::wait::Contact;
 
 /// So many answers in a row must be behind before the store counts as another one: a member that was
 /// stopped for a while may answer from its old state once (etcd issue 20418).

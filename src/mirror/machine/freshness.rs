@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use super::{Action, Instant, Machine, Phase, Purpose, Reload, SourceError, timeout};
-use crate::cut::GaveUp;
-use crate::event::Revision;
-use crate::range::KeyRange;
+use crate::model::event::Revision;
+use crate::model::range::KeyRange;
+use crate::publish::cut::GaveUp;
+use crate::publish::status::ProgressBy;
 use crate::source::{RangePage, RangeRequest, ServerVersion, SourceErrorKind};
-use crate::status::ProgressBy;
 
 /// Silence is called death after this many check intervals without an answer.
 const CHECKS_UNTIL_DEAD: u32 = 2;

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use super::{Action, Freshness, Instant, LoadReason, Machine, Phase, Purpose, Reload, State};
-use crate::error::StopReason;
-use crate::event::{Header, RawKeyValue};
 use crate::mirror::pager::{Pager, Step};
+use crate::model::error::StopReason;
+use crate::model::event::{Header, RawKeyValue};
+use crate::publish::writer::{Applied, LoadError};
 use crate::source::{RangeChunk, RangePage, ServerVersion, SourceError, SourceErrorKind};
-use crate::writer::{Applied, LoadError};
 
 /// The first server with range streams.
 const RANGE_STREAM_SINCE: ServerVersion = ServerVersion { major: 3, minor: 7, patch: 0 };

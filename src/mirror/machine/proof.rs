@@ -13,14 +13,14 @@
 use std::time::Duration;
 
 use super::{Action, Instant, Machine, Phase, Purpose, SourceError, SourceErrorKind};
-use crate::entry::{Numbers, ValueHash};
-use crate::event::{Header, Revision};
-use crate::known::{Differing, Write};
 use crate::mirror::options::Budget;
 use crate::mirror::pager::{Pager, Step};
-use crate::range::KeyRange;
+use crate::model::entry::{Numbers, ValueHash};
+use crate::model::event::{Header, Revision};
+use crate::model::range::KeyRange;
+use crate::publish::writer::LoadError;
 use crate::source::{RangePage, RangeRequest};
-use crate::writer::LoadError;
+use crate::view::next::walk::{Differing, Write};
 
 /// Bytes of keys and values in one page of a comparison.
 const PAGE_BYTES: u64 = 1 << 20;

@@ -6,8 +6,8 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::keyspace::KeySpace;
-use crate::status::ProgressBy;
-use crate::tap::{Tapping, tap};
+use crate::publish::feed::{Tapping, tap};
+use crate::publish::status::ProgressBy;
 use crate::testing::FakeEtcd;
 
 /// Takes what comes while it is allowed to.

@@ -13,8 +13,8 @@ use super::convert;
 use super::error::{refused_since_auth_is_off, translate};
 use super::options::EtcdOptions;
 use super::stream::{EtcdRangeStream, EtcdWatchStream, Fragments};
-use crate::event::Revision;
-use crate::range::KeyRange;
+use crate::model::event::Revision;
+use crate::model::range::KeyRange;
 use crate::source::{
     BoxFuture, Connection, RangePage, RangeRequest, RangeStream, ServerVersion, SourceError,
     WatchStream,

@@ -9,10 +9,10 @@ use etcd_client::proto::{
 use etcd_client::{EventType, GetOptions, ResponseHeader, WatchOptions};
 
 use super::error::malformed;
-use crate::event::{Event, Header, RawKeyValue, Revision, WatchResponse};
-use crate::range::KeyRange;
+use crate::model::event::{Event, Header, RawKeyValue, Revision, WatchResponse};
+use crate::model::range::KeyRange;
+use crate::model::token::{AtLeast, Token};
 use crate::source::{RangeChunk, RangePage, RangeRequest, ServerVersion, SourceError};
-use crate::token::{AtLeast, Token};
 
 /// The key and the options of a linearizable range read.
 pub(super) fn get_options(request: &RangeRequest) -> (Vec<u8>, GetOptions) {

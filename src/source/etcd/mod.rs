@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use etcd_client::Client;
 
-pub use options::EtcdOptions;
+pub use self::options::EtcdOptions;
 
 use self::connection::{Dialer, EtcdConnection};
 use self::stream::Fragments;

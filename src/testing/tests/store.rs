@@ -6,8 +6,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::{FakeEtcd, Op};
-use crate::event::{Event, RawKeyValue};
-use crate::range::KeyRange;
+use crate::model::event::{Event, RawKeyValue};
+use crate::model::range::KeyRange;
 
 /// Replays events as a client would, checking what etcd promises of each.
 fn replay(state: &mut BTreeMap<Vec<u8>, RawKeyValue>, event: &Event) {

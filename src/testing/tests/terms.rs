@@ -2,7 +2,7 @@
 
 use super::super::{Bug, FakeEtcd, Op};
 use super::*;
-use crate::event::Header;
+use crate::model::event::Header;
 
 fn all() -> RangeRequest {
     RangeRequest::new(KeyRange::all())

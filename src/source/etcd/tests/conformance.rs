@@ -14,8 +14,8 @@ use etcd_client::{
 };
 
 use super::{Etcd, EtcdOptions};
-use crate::event::{Event, Revision};
-use crate::range::KeyRange;
+use crate::model::event::{Event, Revision};
+use crate::model::range::KeyRange;
 use crate::source::{
     Connection, RangePage, RangeRequest, Source, SourceError, SourceErrorKind, WatchStream,
 };
