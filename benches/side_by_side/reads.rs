@@ -2,39 +2,73 @@
 //!
 //! Owns look-ups and ranges of the key space and of the maps it is compared with. Must not change them.
 
+use std::collections::{BTreeMap, HashMap};
 use std::hint::black_box;
 use std::time::Duration;
 
-use etcd_keyspace::{KeySpace, Range};
+use etcd_keyspace::{KeySpace, Range, View};
+use parking_lot::RwLock;
 
-use crate::contenders::{self, Hashed, Ordered, Stored};
+use crate::contenders::{self, Stored};
 use crate::data::{Dataset, Random, Shape, Writes};
 use crate::report::{Report, show, time};
 
 pub(crate) const LOOKUPS: usize = 200_000;
 
-fn look_up(ks: &KeySpace<Vec<u8>>, keys: &[Vec<u8>]) -> Duration {
-    let view = ks.read();
-    time(|| {
-        let found = keys.iter().filter_map(|key| view.get(key));
-        black_box(found.map(|entry| u64::from(entry.value()[0])).sum::<u64>());
-    })
+/// A map that a key space is compared with, by the first byte of the value of a key.
+trait Map {
+    fn first(&self, key: &[u8]) -> Option<u64>;
 }
 
-fn look_up_ordered(map: &Ordered, keys: &[Vec<u8>]) -> Duration {
-    let map = map.read();
-    time(|| {
-        let found = keys.iter().filter_map(|key| map.get(key));
-        black_box(found.map(|stored| u64::from(stored.value[0])).sum::<u64>());
-    })
+impl Map for BTreeMap<Vec<u8>, Stored> {
+    fn first(&self, key: &[u8]) -> Option<u64> {
+        self.get(key).map(|stored| u64::from(stored.value[0]))
+    }
 }
 
-fn look_up_hashed(map: &Hashed, keys: &[Vec<u8>]) -> Duration {
-    let map = map.read();
-    time(|| {
-        let found = keys.iter().filter_map(|key| map.get(key));
-        black_box(found.map(|stored| u64::from(stored.value[0])).sum::<u64>());
-    })
+impl Map for HashMap<Vec<u8>, Stored> {
+    fn first(&self, key: &[u8]) -> Option<u64> {
+        self.get(key).map(|stored| u64::from(stored.value[0]))
+    }
+}
+
+fn first(view: &View<Vec<u8>>, key: &[u8]) -> Option<u64> {
+    view.get(key).map(|entry| u64::from(entry.value()[0]))
+}
+
+/// The time of one look-up, when all of `keys` are looked up.
+fn per_key(keys: &[Vec<u8>], find: impl Fn(&[u8]) -> Option<u64>) -> Duration {
+    let all = time(|| _ = black_box(keys.iter().filter_map(|key| find(key)).sum::<u64>()));
+    all / u32::try_from(keys.len()).unwrap_or(1)
+}
+
+/// Compares look-ups twice: all under one view, and each with a view of its own, as handlers do.
+fn look_ups<M: Map>(
+    report: &mut Report,
+    (id, what, limit): (&str, &str, f64),
+    (ks, map): (&KeySpace<Vec<u8>>, &RwLock<M>),
+    keys: &[Vec<u8>],
+) {
+    report.compare(
+        id,
+        &format!("{what}, one view for all"),
+        limit,
+        || {
+            let view = ks.read();
+            per_key(keys, |key| first(&view, key))
+        },
+        || {
+            let map = map.read();
+            per_key(keys, |key| map.first(key))
+        },
+    );
+    report.compare(
+        &format!("{id}@each"),
+        &format!("{what}, a view for each look-up"),
+        limit,
+        || per_key(keys, |key| first(&ks.snapshot(), key)),
+        || per_key(keys, |key| map.read().first(key)),
+    );
 }
 
 pub(crate) fn points(report: &mut Report, data: &Dataset) {
@@ -46,36 +80,15 @@ pub(crate) fn points(report: &mut Report, data: &Dataset) {
     let mut writes = Writes::new(Shape::Plain, data, 2);
     let hits = writes.hits(LOOKUPS);
     let misses = writes.misses(LOOKUPS);
-    let per = |total: Duration| total / u32::try_from(LOOKUPS).unwrap_or(1);
-    report.compare(
-        "S1",
-        "point hit, against BTreeMap",
-        0.40,
-        || per(look_up(&ks, &hits)),
-        || per(look_up_ordered(&ordered, &hits)),
-    );
+    look_ups(report, ("S1", "point hit, against BTreeMap", 0.40), (&ks, &ordered), &hits);
     let hashed = contenders::hashed(data);
-    report.compare(
-        "S2",
-        "point hit, against HashMap",
-        1.00,
-        || per(look_up(&ks, &hits)),
-        || per(look_up_hashed(&hashed, &hits)),
-    );
-    report.compare(
-        "S3",
-        "point miss, against BTreeMap",
-        0.40,
-        || per(look_up(&ks, &misses)),
-        || per(look_up_ordered(&ordered, &misses)),
-    );
+    look_ups(report, ("S2", "point hit, against HashMap", 1.00), (&ks, &hashed), &hits);
+    look_ups(report, ("S3", "point miss, against BTreeMap", 0.40), (&ks, &ordered), &misses);
     if report.wants(&["S1"]) {
         let map = contenders::persistent(data);
         let map = map.read();
-        let taken = time(|| {
-            black_box(hits.iter().filter_map(|key| map.get(key)).map(|s| s.version).sum::<i64>());
-        });
-        println!("     point hit, imbl::OrdMap: {}", show(per(taken).as_secs_f64()));
+        let taken = per_key(&hits, |key| map.get(key).map(|stored| u64::from(stored.value[0])));
+        println!("     point hit, imbl::OrdMap: {}", show(taken.as_secs_f64()));
     }
 }
 
@@ -158,12 +171,7 @@ pub(crate) fn hard_sets(report: &mut Report, keys: usize) {
         let (ks, _writer) = contenders::key_space(&data);
         let ordered = contenders::ordered(&data);
         let hits = Writes::new(shape, &data, 18).hits(LOOKUPS);
-        report.compare(
-            "S14",
-            "point hit in a hard key set, against BTreeMap",
-            0.60,
-            || look_up(&ks, &hits) / u32::try_from(LOOKUPS).unwrap_or(1),
-            || look_up_ordered(&ordered, &hits) / u32::try_from(LOOKUPS).unwrap_or(1),
-        );
+        let what = "point hit in a hard key set, against BTreeMap";
+        look_ups(report, ("S14", what, 0.60), (&ks, &ordered), &hits);
     }
 }

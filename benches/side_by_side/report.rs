@@ -20,9 +20,15 @@ impl Report {
         Report { only, ..Report::default() }
     }
 
-    /// Whether one of the bars is asked for.
+    /// Whether one of the bars is asked for. `S1` asks for all of its variants, such as `S1@each`.
     pub(crate) fn wants(&self, ids: &[&str]) -> bool {
-        self.only.is_empty() || ids.iter().any(|id| self.only.iter().any(|only| only == id))
+        let asks = |only: &String, id: &str| match (only.split_once('@'), id.split_once('@')) {
+            (Some(_), Some(_)) => only == id,
+            (Some((bar, _)), None) => bar == id,
+            (None, Some((bar, _))) => only == bar,
+            (None, None) => only == id,
+        };
+        self.only.is_empty() || ids.iter().any(|id| self.only.iter().any(|only| asks(only, id)))
     }
 
     /// Runs both in turn, so that a machine that changes its speed changes both, and judges the
@@ -68,6 +74,23 @@ impl Report {
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The shortest slice of each contender, in seconds; `slice` measures one of each.
+///
+/// Other work on the machine only lengthens a slice, so the shortest of many short ones is the
+/// least disturbed.
+pub(crate) fn shortest<const N: usize>(
+    slices: usize,
+    mut slice: impl FnMut(usize) -> [Duration; N],
+) -> [f64; N] {
+    let mut best = [f64::INFINITY; N];
+    for number in 0..slices {
+        for (best, taken) in best.iter_mut().zip(slice(number)) {
+            *best = best.min(taken.as_secs_f64());
+        }
+    }
+    best
 }
 
 /// Seconds in the unit that fits.
