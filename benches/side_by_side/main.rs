@@ -1,7 +1,8 @@
 //! All bars side by side: ratios of two things measured in turn in one run.
 //!
-//! `cargo bench --bench side_by_side` runs them all; `-- --quick` with fewer keys; `-- S1 S6` only
-//! those; `-- storage` (with what follows it) or `-- etcd` one half (with those of the journal, given the feature); `-- holds` how long the write lock is held by size.
+//! `cargo bench --bench side_by_side` runs them all; `-- --quick` with fewer keys; `-- S1 S6` only those;
+//! `-- storage` (with what follows it and the reads of handlers) or `-- etcd` one half (with those of the
+//! journal, given the feature); `-- holds` how long the write lock is held by size.
 //! The bar of decoding on several threads (R6) is in `cargo bench --bench loads`.
 
 mod changes;
@@ -9,11 +10,14 @@ mod contenders;
 mod data;
 mod etcd_bars;
 mod fan_out;
+mod handlers;
+mod items;
 #[cfg(feature = "journal")]
 mod journal_bars;
 mod reads;
 mod report;
 mod storage;
+mod tails;
 
 use peak_alloc::PeakAlloc;
 use report::Report;
@@ -29,7 +33,7 @@ fn main() {
     let halves = [flag("storage"), flag("etcd")];
     let bars = args.iter().filter(|arg| {
         *arg == "holds"
-            || arg.starts_with(['S', 'E', 'F', 'J'])
+            || arg.starts_with(['S', 'E', 'F', 'J', 'R'])
                 && arg[1..].starts_with(|c: char| c.is_ascii_digit())
     });
     let bars: Vec<String> = bars.cloned().collect();
@@ -48,6 +52,10 @@ fn main() {
     }
     if wants(0, 'F') {
         fan_out::run(&mut report, keys);
+    }
+    if wants(0, 'R') {
+        handlers::run(&mut report, quick);
+        tails::run(&mut report, quick);
     }
     if wants(1, 'E') {
         etcd_bars::run(&mut report, keys, quick);
