@@ -64,6 +64,8 @@ suite_of() {
         part-without-its-end) echo '--test follow' ;;
         # Nor keys that lie so close that columns tie.
         tie-is-the-key | candidate-is-the-key) echo '--lib packed::tests' ;;
+        # Nor numbers beyond 32 bits.
+        age-of-32-bits) echo '--lib entry::compact' ;;
         # Hazards found in use, each with tests of its own.
         age-by-the-*) echo '--test mirror h70' ;;
         limit-of-the-load-only) echo '--test mirror h71' ;;

@@ -1,13 +1,16 @@
 //! One key of a view: the decoded value with etcd's own numbers beside it.
 //!
 //! Owns the entry's layout: what a look-up reads comes first, and a short key lies inside the
-//! entry's allocation (see `key`). Must not know where entries are stored or how values are decoded.
+//! entry's allocation (see `key`), as do etcd's numbers if they are small (see `compact`). Must not know where entries are stored or how values are decoded.
+
+mod compact;
 
 use std::borrow::Cow;
 use std::fmt;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use self::compact::Compact;
 use crate::model::event::{RawKeyValue, Revision};
 use crate::model::key::Key;
 
@@ -19,10 +22,7 @@ use crate::model::key::Key;
 pub struct Entry<T> {
     key: Key,
     value: T,
-    mod_revision: Revision,
-    create_revision: Revision,
-    version: i64,
-    lease: i64,
+    numbers: Compact,
     value_hash: ValueHash,
 }
 
@@ -32,28 +32,13 @@ impl<T> Entry<T> {
     /// The entry is as after its creating write: `create_revision` is `mod_revision`, the version
     /// is 1, and there is no lease.
     pub fn new(key: impl AsRef<[u8]>, value: T, mod_revision: Revision) -> Self {
-        Entry {
-            key: Key::new(key.as_ref()),
-            value,
-            create_revision: mod_revision,
-            mod_revision,
-            version: 1,
-            lease: 0,
-            value_hash: ValueHash::default(),
-        }
+        let numbers = Numbers { create_revision: mod_revision, mod_revision, version: 1, lease: 0 };
+        Entry::decoded(key.as_ref(), numbers, ValueHash::default(), value)
     }
 
     /// An entry with the numbers of `numbers` and a decoded value, whose raw bytes have `value_hash`.
     pub(crate) fn decoded(key: &[u8], numbers: Numbers, value_hash: ValueHash, value: T) -> Self {
-        Entry {
-            key: Key::new(key),
-            value,
-            create_revision: numbers.create_revision,
-            mod_revision: numbers.mod_revision,
-            version: numbers.version,
-            lease: numbers.lease,
-            value_hash,
-        }
+        Entry { key: Key::new(key), value, numbers: Compact::new(numbers), value_hash }
     }
 
     /// The key's bytes.
@@ -77,34 +62,29 @@ impl<T> Entry<T> {
     /// The revision at which the key was created (etcd: `mvccpb.KeyValue.create_revision`).
     #[must_use]
     pub fn create_revision(&self) -> Revision {
-        self.create_revision
+        self.numbers.get().create_revision
     }
 
     /// The revision of the last write of the key (etcd: `mvccpb.KeyValue.mod_revision`).
     #[must_use]
     pub fn mod_revision(&self) -> Revision {
-        self.mod_revision
+        self.numbers.mod_revision()
     }
 
     /// Writes since creation, the creating one included (etcd: `mvccpb.KeyValue.version`).
     #[must_use]
     pub fn version(&self) -> i64 {
-        self.version
+        self.numbers.get().version
     }
 
     /// The lease the key is attached to, zero for none.
     #[must_use]
     pub fn lease(&self) -> i64 {
-        self.lease
+        self.numbers.get().lease
     }
 
     pub(crate) fn numbers(&self) -> Numbers {
-        Numbers {
-            create_revision: self.create_revision,
-            mod_revision: self.mod_revision,
-            version: self.version,
-            lease: self.lease,
-        }
+        self.numbers.get()
     }
 
     /// The hash of the raw value that etcd keeps under these numbers.
@@ -112,9 +92,16 @@ impl<T> Entry<T> {
         self.value_hash
     }
 
-    /// Heap bytes of the key beyond the entry itself.
-    pub(crate) fn key_heap_bytes(&self) -> usize {
-        self.key.heap_bytes()
+    /// Heap bytes of the key and the numbers beyond the entry itself.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.key.heap_bytes() + self.numbers.heap_bytes()
+    }
+
+    /// A word of each of the lines that a comparison reads: of the key, and of what is behind the
+    /// value. Does not depend on the words, so that the loads of many entries overlap.
+    #[inline]
+    pub(crate) fn words(&self) -> u64 {
+        u64::from(self.key.as_slice().first().copied().unwrap_or_default()) ^ self.value_hash.0
     }
 }
 
@@ -123,10 +110,10 @@ impl<T: fmt::Debug> fmt::Debug for Entry<T> {
         f.debug_struct("Entry")
             .field("key", &format_args!("{}", self.key().escape_ascii()))
             .field("value", &self.value)
-            .field("create_revision", &self.create_revision)
-            .field("mod_revision", &self.mod_revision)
-            .field("version", &self.version)
-            .field("lease", &self.lease)
+            .field("create_revision", &self.create_revision())
+            .field("mod_revision", &self.mod_revision())
+            .field("version", &self.version())
+            .field("lease", &self.lease())
             .finish()
     }
 }

@@ -96,19 +96,19 @@ impl<'a, T> Near<'a, T> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) key_bytes: usize,
-    /// Heap bytes of keys that do not lie in their entry.
-    pub(super) key_heap_bytes: usize,
+    /// Heap bytes of keys and numbers that do not lie in their entry.
+    pub(super) heap_bytes: usize,
 }
 
 impl Tally {
     pub(super) fn add<T>(&mut self, entry: &Entry<T>) {
         self.key_bytes += entry.key().len();
-        self.key_heap_bytes += entry.key_heap_bytes();
+        self.heap_bytes += entry.heap_bytes();
     }
 
     pub(super) fn subtract<T>(&mut self, entry: &Entry<T>) {
         self.key_bytes -= entry.key().len();
-        self.key_heap_bytes -= entry.key_heap_bytes();
+        self.heap_bytes -= entry.heap_bytes();
     }
 }
 
@@ -209,7 +209,7 @@ impl<T> Root<T> {
             + size_of_val(&*self.pages)
             + self.pages.iter().map(|page| page.heap_bytes()).sum::<usize>()
             + entries
-            + self.tally.key_heap_bytes
+            + self.tally.heap_bytes
     }
 }
 
