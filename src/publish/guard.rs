@@ -87,7 +87,7 @@ pub(crate) fn record(longest: &AtomicU64, start: Instant) -> u64 {
 /// The mirror waits for it before the next batch is shown, so keep it short: do not hold it while
 /// streaming to a client, and never across an `.await` (it is `!Send` by its own type, so in a
 /// spawned task the compiler refuses that). To keep data longer take a
-/// [`Snapshot`](crate::Snapshot), or clone single `Arc<Entry<T>>`s.
+/// [`Snapshot`], or clone single `Arc<Entry<T>>`s.
 ///
 /// A second guard of the same key space on the same thread is fine.
 ///

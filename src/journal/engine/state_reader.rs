@@ -1,8 +1,7 @@
-//! What a mirror keeps in the journal besides events: its cursor and the last record of each key.
+//! What a mirror keeps in the journal beside events: its cursor and the last record of each key.
 //!
-//! Owns the words of it ([`MirrorBatch`], [`Cursor`], [`StateChange`]) and the paged reader. Must not
-//! write: batches go through the one writer, so that events, cursor and state are of one
-//! transaction (J4).
+//! Owns the paged reader. Does not write: batches go through the one writer, so that events, cursor and
+//! state are of one transaction (J4).
 
 use redb::ReadTransaction;
 use tokio::sync::mpsc;

@@ -66,7 +66,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Lengths are checked against [`PART_MAX`] before anything is stored.
+/// Lengths are checked against `format::PART_MAX` before anything is stored.
 pub(in crate::journal) fn push_part(record: &mut Vec<u8>, part: &[u8]) {
     record.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes());
     record.extend_from_slice(part);
