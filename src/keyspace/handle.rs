@@ -16,7 +16,7 @@ use crate::model::range::KeyRange;
 use crate::publish::core::Shared;
 use crate::publish::guard::ReadGuard;
 use crate::publish::observer::{Derived, Earlier, Observer, SharedDerived, Slot};
-use crate::publish::reentry;
+use crate::publish::reentry::{in_observer, refuse_in_observer};
 use crate::publish::snapshot::Snapshot;
 use crate::publish::status::{ObserverTimes, State, Stats, Status};
 use crate::view::View;
@@ -269,7 +269,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         let report = self.shared.report.read();
         let published = self.shared.waits.published();
         let state = if self.shared.waits.ended().is_some() { State::Stopped } else { report.state };
-        let (rejected, poisoned_observers) = if reentry::in_observer(self.shared.id()) {
+        let (rejected, poisoned_observers) = if in_observer(self.shared.id()) {
             (0, Vec::new())
         } else {
             let guard = self.shared.read_past_writers();
@@ -341,7 +341,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     #[must_use]
     #[track_caller]
     pub fn observer_times(&self) -> Vec<ObserverTimes> {
-        reentry::refuse_in_observer(self.shared.id(), "reading");
+        refuse_in_observer(self.shared.id(), "reading");
         let guard = self.shared.read_past_writers();
         let times = guard.observers.times();
         times.map(|(registered, runs)| ObserverTimes { registered, runs }).collect()

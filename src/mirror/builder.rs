@@ -18,7 +18,7 @@ use crate::model::range::{IntoKeyRange, KeyRange, RangeError};
 use crate::publish::core::{Changes, Shared};
 use crate::publish::cores::Cores;
 use crate::publish::feed::Tap;
-use crate::publish::history;
+use crate::publish::history::HistoryBounds;
 use crate::publish::status::State;
 use crate::publish::timer::FOREVER;
 use crate::publish::wait::{Awaited, WaitError};
@@ -27,7 +27,7 @@ use crate::source::Source;
 use crate::view::View;
 use crate::view::decode::{BadValues, Decoder, bytes};
 use crate::view::next::edits::Decoding;
-use crate::view::packed;
+use crate::view::packed::PackedBuilder;
 
 /// A time that can be waited for: not zero, which would be a tight loop.
 fn bounded(time: Duration) -> Duration {
@@ -71,7 +71,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         entries.sort_by(|a, b| a.key().cmp(b.key()));
         let shared = Shared::new(range);
         let mut view = View::empty(Arc::clone(&shared.mirrored));
-        let mut packed = packed::Builder::new();
+        let mut packed = PackedBuilder::new();
         view.revision = 1;
         for entry in entries {
             view.revision = view.revision.max(entry.mod_revision());
@@ -181,7 +181,7 @@ pub struct Builder<T> {
     decoding: Decoding<T>,
     /// The threads of a load, unless the default is meant.
     cores: Option<Cores>,
-    history: Option<history::Bounds>,
+    history: Option<HistoryBounds>,
     store: Store<T>,
     options: Options,
 }
@@ -393,7 +393,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// the oldest first; the newest stays, whatever its size. While events are kept every value is decoded, also those that are overwritten
     /// in the same batch.
     pub fn event_history(mut self, events: usize, bytes: usize) -> Self {
-        self.history = Some(history::Bounds { events, bytes });
+        self.history = Some(HistoryBounds { events, bytes });
         self
     }
 

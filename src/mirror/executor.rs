@@ -19,7 +19,7 @@ use crate::publish::feed::Tapped;
 use crate::publish::snapshot::Snapshot;
 use crate::publish::writer::{LoadError, Writer};
 use crate::view::next::edits::Loading;
-use crate::view::next::walk::{self, Comparison};
+use crate::view::next::walk::{Comparison, bytes_within, newest_writes};
 
 /// The number of newest live writes that are compared where not everything is.
 const NEWEST: usize = 4;
@@ -155,12 +155,12 @@ impl<T: Send + Sync + 'static> Sink<T> {
     /// Keeps the view aside where it fits the budget; else names its newest writes.
     fn begin_proof(&mut self, budget: Option<Budget>) -> Basis {
         let view = self.writer.view();
-        match budget.and_then(|budget| walk::bytes_within(view, budget.keys, budget.bytes)) {
+        match budget.and_then(|budget| bytes_within(view, budget.keys, budget.bytes)) {
             Some(bytes) => {
                 self.auditing = Some(self.writer.begin_audit());
                 Basis::Everything { bytes }
             }
-            None => Basis::Newest(walk::newest_writes(view, NEWEST)),
+            None => Basis::Newest(newest_writes(view, NEWEST)),
         }
     }
 

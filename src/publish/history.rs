@@ -19,15 +19,15 @@ use crate::view::packed::Packed;
 
 /// How much is kept, besides the newest step: the oldest go when either is exceeded.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
+pub(crate) struct HistoryBounds {
     pub(crate) events: usize,
     /// Of keys and values, as etcd sent them.
     pub(crate) bytes: usize,
 }
 
-impl Bounds {
+impl HistoryBounds {
     /// For a history that begins with the first who follows.
-    const DEFAULT: Bounds = Bounds { events: 10_000, bytes: 16 << 20 };
+    const DEFAULT: HistoryBounds = HistoryBounds { events: 10_000, bytes: 16 << 20 };
 }
 
 /// A revision in its epoch, by which it is ordered first.
@@ -116,14 +116,14 @@ impl<T> Step<T> {
         place.epoch == self.from.epoch && place >= self.from && (nothing_unknown || tells_all)
     }
 
-    fn size(&self) -> Bounds {
+    fn size(&self) -> HistoryBounds {
         match &self.what {
             What::Events(Effects { effects, bytes }) => {
-                Bounds { events: effects.len().max(1), bytes: *bytes }
+                HistoryBounds { events: effects.len().max(1), bytes: *bytes }
             }
             What::Load { delta, .. } => {
                 let changed = delta.as_ref().map_or(0, Delta::len);
-                Bounds { events: changed.max(1), bytes: 0 }
+                HistoryBounds { events: changed.max(1), bytes: 0 }
             }
         }
     }
@@ -150,11 +150,11 @@ pub(crate) enum Passing<T> {
 /// Consecutive steps, the newest last.
 struct Kept<T> {
     steps: VecDeque<Arc<Step<T>>>,
-    size: Bounds,
+    size: HistoryBounds,
     /// The newest step there was, kept or not.
     newest: u64,
     /// As somebody asked for; then it is kept although nobody follows.
-    bounds: Option<Bounds>,
+    bounds: Option<HistoryBounds>,
 }
 
 /// The history of one key space.
@@ -168,7 +168,7 @@ pub(crate) struct History<T> {
 
 impl<T> Default for History<T> {
     fn default() -> Self {
-        let size = Bounds { events: 0, bytes: 0 };
+        let size = HistoryBounds { events: 0, bytes: 0 };
         let kept = Kept { steps: VecDeque::new(), size, newest: 0, bounds: None };
         History {
             interests: Interests::default(),
@@ -180,7 +180,7 @@ impl<T> Default for History<T> {
 
 impl<T> History<T> {
     /// Keeps a history from now on, whether anybody follows or not.
-    pub(crate) fn keep(&self, bounds: Bounds) {
+    pub(crate) fn keep(&self, bounds: HistoryBounds) {
         self.kept.lock().bounds = Some(bounds);
     }
 
@@ -245,16 +245,16 @@ impl<T> Kept<T> {
             _ => self.forget(step.number),
         };
         self.newest = step.number;
-        let Bounds { events, bytes } = step.size();
+        let HistoryBounds { events, bytes } = step.size();
         self.size.events += events;
         self.size.bytes += bytes;
         self.steps.push_back(step);
-        let bounds = self.bounds.unwrap_or(Bounds::DEFAULT);
-        let over = |size: &Bounds| size.events > bounds.events || size.bytes > bounds.bytes;
+        let bounds = self.bounds.unwrap_or(HistoryBounds::DEFAULT);
+        let over = |size: &HistoryBounds| size.events > bounds.events || size.bytes > bounds.bytes;
         // The newest is kept whatever its size, for those who are not behind.
         while self.steps.len() > 1 && over(&self.size) {
             let Some(oldest) = self.steps.pop_front() else { break };
-            let Bounds { events, bytes } = oldest.size();
+            let HistoryBounds { events, bytes } = oldest.size();
             self.size.events -= events;
             self.size.bytes -= bytes;
             gone.push_back(oldest);
@@ -265,7 +265,7 @@ impl<T> Kept<T> {
     /// Begins anew after a step that is not kept; gives what was, to be dropped outside the lock.
     fn forget(&mut self, newest: u64) -> VecDeque<Arc<Step<T>>> {
         self.newest = newest;
-        self.size = Bounds { events: 0, bytes: 0 };
+        self.size = HistoryBounds { events: 0, bytes: 0 };
         std::mem::take(&mut self.steps)
     }
 

@@ -15,14 +15,14 @@ use crate::model::entry::Entry;
 ///
 /// Nothing is packed before the end: the pieces then lie close together in memory, not scattered
 /// among the entries, and a search stays within few pages of it.
-pub(crate) struct Builder<T> {
+pub(crate) struct PackedBuilder<T> {
     entries: Vec<Arc<Entry<T>>>,
     tally: Tally,
 }
 
-impl<T> Builder<T> {
+impl<T> PackedBuilder<T> {
     pub(crate) fn new() -> Self {
-        Builder { entries: Vec::new(), tally: Tally::default() }
+        PackedBuilder { entries: Vec::new(), tally: Tally::default() }
     }
 
     /// Appends an entry.

@@ -11,7 +11,7 @@ use super::group::Group;
 use super::place::Place;
 use super::root::{Page, Root, Tally};
 use super::run::Run;
-use super::{Builder, Packed, touch};
+use super::{Packed, PackedBuilder, touch};
 use crate::model::entry::Entry;
 
 /// One change of a batch.
@@ -67,7 +67,7 @@ impl<T> Packed<T> {
 
 /// The entries that a batch puts into an empty version.
 fn built<T>(edits: Vec<(Place, Edit<T>)>) -> Packed<T> {
-    let mut builder = Builder::new();
+    let mut builder = PackedBuilder::new();
     for (_, edit) in edits {
         if let Edit::Put(entry) = edit {
             // The order is the caller's contract, asserted above.

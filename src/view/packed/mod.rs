@@ -27,7 +27,7 @@ use std::sync::Arc;
 use self::root::Root;
 use crate::model::entry::Entry;
 
-pub(crate) use self::build::Builder;
+pub(crate) use self::build::PackedBuilder;
 pub(crate) use self::edit::Edit;
 pub(crate) use self::part::Fingerprint;
 pub(crate) use self::place::Place;

@@ -15,7 +15,7 @@ use crate::model::entry::{Entry, Numbers};
 use crate::model::event::{RawKeyValue, Revision};
 use crate::view::View;
 use crate::view::decode::FormerRejection;
-use crate::view::packed::{Builder, Place};
+use crate::view::packed::{PackedBuilder, Place};
 
 /// A complete read of the range, taken in page by page beside the view it will replace.
 ///
@@ -44,7 +44,7 @@ impl<T: 'static> Loading<T> {
             deciding: Deciding { base: base.share(), decoding },
             booked: Booked {
                 edits: Edits::new(base, now),
-                fresh: (base.known_keys() == 0).then(Builder::new),
+                fresh: (base.known_keys() == 0).then(PackedBuilder::new),
                 stand_ins: Vec::new(),
             },
             same_history,
@@ -94,7 +94,7 @@ impl<T: 'static> Loading<T> {
         let first = self.deciding.base.revision == 0;
         let edited = !edits.entries.is_empty() || !edits.rejected.is_empty();
         let mut next = edits.finish();
-        if let Some(fresh) = fresh.map(Builder::finish).filter(|f| f.len() > 0) {
+        if let Some(fresh) = fresh.map(PackedBuilder::finish).filter(|f| f.len() > 0) {
             // Nothing was shown before, so only rejected values went through the edits; what is shown in
             // their place is in both.
             next.view.entries = fresh;
@@ -184,7 +184,7 @@ impl<T: 'static> Deciding<T> {
 pub(crate) struct Booked<T> {
     edits: Edits<T>,
     /// While the base is empty, full runs are built directly.
-    fresh: Option<Builder<T>>,
+    fresh: Option<PackedBuilder<T>>,
     /// Keys whose newest value is rejected while an entry of the base stands in for it.
     stand_ins: Vec<Key>,
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::{Builder, Edit, Packed};
+use super::super::{Edit, Packed, PackedBuilder};
 use super::{Model, apply, built, check_diff, check_same, check_slice, edited, entry};
 
 /// Deterministic numbers that look random.
@@ -147,7 +147,7 @@ fn a_batch_without_effect_gives_the_same_version() {
 
 #[test]
 fn a_builder_wants_ascending_keys_and_gives_back_others() {
-    let mut builder = Builder::new();
+    let mut builder = PackedBuilder::new();
     assert!(builder.push(entry(b"b", 1)).is_ok());
     for key in [&b"b"[..], b"a", b""] {
         let refused = builder.push(entry(key, 2)).expect_err("not above the last");

@@ -8,7 +8,7 @@ mod random;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Builder, Edit, Packed, Slice};
+use super::{Edit, Packed, PackedBuilder, Slice};
 use crate::model::entry::Entry;
 
 type Model = BTreeMap<Vec<u8>, Arc<Entry<u64>>>;
@@ -53,7 +53,7 @@ fn check_same(packed: &Packed<u64>, model: &Model) {
 }
 
 fn built<'k>(keys: impl IntoIterator<Item = &'k Vec<u8>>) -> (Packed<u64>, Model) {
-    let (mut builder, mut model) = (Builder::new(), Model::new());
+    let (mut builder, mut model) = (PackedBuilder::new(), Model::new());
     for key in keys {
         let entry = entry(key, 0);
         model.insert(key.clone(), Arc::clone(&entry));
