@@ -13,9 +13,8 @@ use std::task::{Context, Waker};
 use shuttle::future::block_on;
 use shuttle::thread;
 
-use crate::model::event::{Event, Header, RawKeyValue, Revision, WatchResponse};
-use crate::publish::hold::{HoldCell, Verdict};
-use crate::publish::wait::{Awaited, Contact, Wait, Waits};
+use crate::model::{Event, Header, RawKeyValue, Revision, WatchResponse};
+use crate::publish::{Awaited, Contact, HoldCell, Verdict, Wait, Waits};
 use crate::{KeyRange, KeySpace, StopReason, WaitError, Writer};
 
 /// Schedules tried for each scene, half of them at random, half by priorities.
@@ -358,8 +357,7 @@ fn c8_the_mirror_is_told_of_a_demand_that_comes_while_it_looks_away() {
 fn t70_one_decision_reaches_the_mirror_and_only_about_what_was_held() {
     check(|| {
         let cell = Arc::new(HoldCell::default());
-        let held =
-            |revision| crate::publish::hold::Held { revision, removed: 1, known: 1, keys: 0 };
+        let held = |revision| crate::publish::Held { revision, removed: 1, known: 1, keys: 0 };
         cell.offer(held(5));
         let deciding: Vec<_> = [Verdict::Accept, Verdict::Refuse]
             .map(|verdict| {

@@ -222,35 +222,33 @@ pub use follow::{
 pub use keyspace::{KeySpace, Rejected, WeakKeySpace};
 #[cfg(feature = "journal")]
 pub use mirror::OnBadStore;
-pub use mirror::builder::{Builder, NeedsDecoder};
+pub use mirror::{Builder, NeedsDecoder};
 pub use mirror::{Mirror, OnHistoryChange, OnHold};
-pub use model::change::{Change, Delta, DeltaOrigin};
-pub use model::entry::Entry;
-pub use model::error::StopReason;
-pub use model::event::{Event, Header, RawKeyValue, Revision, WatchResponse};
-pub use model::range::{IntoKeyRange, KeyRange, RangeError};
-pub use model::token::{AtLeast, Token, TokenError};
-pub use publish::guard::ReadGuard;
-pub use publish::hold::{Held, NotHeld};
-pub use publish::observer::{
-    Derived, DerivedError, Earlier, Observer, PoisonedObserver, SharedDerived,
-};
-pub use publish::snapshot::Snapshot;
-pub use publish::status::{
+pub use model::Entry;
+pub use model::StopReason;
+pub use model::{AtLeast, Token, TokenError};
+pub use model::{Change, Delta, DeltaOrigin};
+pub use model::{Event, Header, RawKeyValue, Revision, WatchResponse};
+pub use model::{IntoKeyRange, KeyRange, RangeError};
+pub use publish::ReadGuard;
+pub use publish::Snapshot;
+pub use publish::Timing;
+pub use publish::WaitError;
+pub use publish::{Applied, LoadError, Writer};
+pub use publish::{
     Counters, FailureCounts, LoadProgress, ObserverTimes, ProgressBy, State, Stats, Status,
 };
-pub use publish::timer::Timing;
-pub use publish::wait::WaitError;
-pub use publish::writer::{Applied, LoadError, Writer};
-pub use source::etcd::{Etcd, EtcdOptions};
+pub use publish::{Derived, DerivedError, Earlier, Observer, PoisonedObserver, SharedDerived};
+pub use publish::{Held, NotHeld};
+pub use source::{Etcd, EtcdOptions};
 pub use source::{ServerVersion, Source, SourceError, SourceErrorKind};
 pub use spaces::{
     Cut, CutError, GetError, KeySpaces, KeySpacesBuilder, KeySpacesStats, SpaceInfo, SpaceState,
 };
 #[cfg(feature = "json")]
-pub use view::decode::json;
-pub use view::decode::{BadValues, BoxError, DecodeError, Decoder, bytes};
-pub use view::next::judge::{ApplyError, Break, Continuity, Tolerated};
+pub use view::json;
+pub use view::{ApplyError, Break, Continuity, Tolerated};
+pub use view::{BadValues, BoxError, DecodeError, Decoder, bytes};
 pub use view::{Entries, OutsideRange, Range, View};
 
 /// What is promised, and the test that holds it.

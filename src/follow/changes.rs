@@ -13,12 +13,8 @@ use futures_core::{FusedStream, Stream};
 use super::subscription::Interested;
 use super::validator::Validator;
 use crate::keyspace::KeySpace;
-use crate::model::change::{Change, Delta, DeltaOrigin};
-use crate::model::error::StopReason;
-use crate::model::event::Revision;
-use crate::model::range::KeyRange;
-use crate::view::packed::Packed;
-use crate::view::{OutsideRange, Range};
+use crate::model::{Change, Delta, DeltaOrigin, KeyRange, Revision, StopReason};
+use crate::view::{OutsideRange, Packed, Range};
 
 /// What the consumer was told last.
 struct Told<T> {

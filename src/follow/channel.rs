@@ -12,10 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::changes::Changes;
 use crate::keyspace::KeySpace;
-use crate::model::entry::Entry;
-use crate::model::error::StopReason;
-use crate::model::event::Revision;
-use crate::model::range::KeyRange;
+use crate::model::{Entry, KeyRange, Revision, StopReason};
 use crate::view::OutsideRange;
 
 /// What a watch made by [`KeySpace::notify`] sends.

@@ -9,11 +9,7 @@ use std::future::{Future, ready};
 use std::sync::Arc;
 
 use crate::keyspace::KeySpace;
-use crate::model::change::{Change, Delta};
-use crate::model::entry::Entry;
-use crate::model::error::StopReason;
-use crate::model::event::Revision;
-use crate::model::range::KeyRange;
+use crate::model::{Change, Delta, Entry, KeyRange, Revision, StopReason};
 
 /// Keeps something up to date with the objects of a range that pass a filter: its view.
 ///

@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use super::changes::Changes;
 use crate::keyspace::KeySpace;
-use crate::model::entry::Entry;
-use crate::model::error::StopReason;
-use crate::model::range::KeyRange;
+use crate::model::{Entry, KeyRange, StopReason};
 
 /// The versions of one key, each when it is asked for; those that were replaced meanwhile are passed
 /// over.

@@ -6,9 +6,8 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use crate::keyspace::KeySpace;
-use crate::model::error::StopReason;
-use crate::model::range::KeyRange;
-use crate::publish::subscriptions::{Bell, Ticket};
+use crate::model::{KeyRange, StopReason};
+use crate::publish::{Bell, Ticket};
 
 /// A followed range of a key space, which it keeps alive like any handle.
 pub(super) struct Interested<T: Send + Sync + 'static> {

@@ -9,11 +9,9 @@ use std::time::Duration;
 
 use super::subscription::Interested;
 use crate::keyspace::KeySpace;
-use crate::model::range::KeyRange;
-use crate::publish::guard::ReadGuard;
-use crate::publish::wait::WaitError;
-use crate::view::packed::Fingerprint;
-use crate::view::{OutsideRange, View};
+use crate::model::KeyRange;
+use crate::publish::{ReadGuard, WaitError};
+use crate::view::{Fingerprint, OutsideRange, View};
 
 /// Which state of a range somebody has seen: a short text for HTTP's `ETag`, or a cursor of a poll.
 ///

@@ -6,9 +6,9 @@
 use std::time::{Duration, SystemTime};
 
 use super::event::NewEvent;
-use crate::model::event::{RawKeyValue, Revision};
-use crate::publish::feed::Refused;
-use crate::view::decode::FormerRejection;
+use crate::model::{RawKeyValue, Revision};
+use crate::publish::Refused;
+use crate::view::FormerRejection;
 
 /// How far a mirror has come, and in which history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

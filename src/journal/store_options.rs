@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::model::range::KeyRange;
+use crate::model::KeyRange;
 
 /// How a mirror is stored; the default suits.
 #[derive(Debug, Clone)]

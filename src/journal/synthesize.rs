@@ -10,8 +10,7 @@ use std::sync::Arc;
 use super::event::{NewEvent, Operation};
 
 use super::mirror_batch::StateChange;
-use crate::model::event::{Event, Revision};
-use crate::model::range::KeyRange;
+use crate::model::{Event, KeyRange, Revision};
 
 /// What the objects of a mirror are called.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::error::HandlingError;
 use super::event::{NewEvent, StoredEvent};
 use super::watch::handler::{AnyHandler, Handler};
-use crate::view::decode::BoxError;
+use crate::view::BoxError;
 
 /// A handler that records each call, and fails or waits as told. Clones share what they record.
 ///

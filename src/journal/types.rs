@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::event::{NewEvent, Operation, StoredEvent};
 use super::file::format::NAME_MAX;
-use crate::view::decode::BoxError;
+use crate::view::BoxError;
 
 /// Turns objects of a type into bytes, and back.
 pub trait Serializer<T>: Send + Sync + 'static {

@@ -3,8 +3,8 @@
 //! Owns the two calls only; what follows is decided in `machine::held`.
 
 use crate::keyspace::KeySpace;
-use crate::model::event::Revision;
-use crate::publish::hold::{NotHeld, Verdict};
+use crate::model::Revision;
+use crate::publish::{NotHeld, Verdict};
 
 impl<T: Send + Sync + 'static> KeySpace<T> {
     /// Shows the held reload of `revision` (from [`Status::held`](crate::Status::held)), removals and

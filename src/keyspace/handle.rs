@@ -9,18 +9,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use crate::model::change::Delta;
-use crate::model::error::StopReason;
-use crate::model::event::Revision;
-use crate::model::range::KeyRange;
-use crate::publish::core::Shared;
-use crate::publish::guard::ReadGuard;
-use crate::publish::observer::{Derived, Earlier, Observer, SharedDerived, Slot};
-use crate::publish::reentry::{in_observer, refuse_in_observer};
-use crate::publish::snapshot::Snapshot;
-use crate::publish::status::{ObserverTimes, State, Stats, Status};
-use crate::view::View;
-use crate::view::decode::DecodeError;
+use crate::model::{Delta, KeyRange, Revision, StopReason};
+use crate::publish::{
+    Derived, Earlier, Observer, ObserverTimes, ReadGuard, Shared, SharedDerived, Slot, Snapshot,
+    State, Stats, Status, in_observer, refuse_in_observer,
+};
+use crate::view::{DecodeError, View};
 
 /// Does what is due when the last handle is gone: as a rule, tells the mirror.
 struct Lifeline(Option<Box<dyn FnOnce() + Send + Sync>>);

@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use crate::keyspace::KeySpace;
-use crate::model::token::Token;
-use crate::publish::guard::ReadGuard;
-use crate::publish::status::State;
-use crate::publish::wait::WaitError;
+use crate::model::Token;
+use crate::publish::{ReadGuard, State, WaitError};
 
 impl<T: Send + Sync + 'static> KeySpace<T> {
     /// The token of the current view: a reader elsewhere that waits for it sees at least this view.

@@ -6,12 +6,8 @@ use std::future::Future;
 use std::sync::atomic::Ordering;
 
 use super::KeySpace;
-use crate::model::error::StopReason;
-use crate::model::event::Revision;
-use crate::model::token::{AtLeast, Token};
-use crate::publish::guard::ReadGuard;
-use crate::publish::snapshot::Snapshot;
-use crate::publish::wait::{Awaited, WaitError};
+use crate::model::{AtLeast, Revision, StopReason, Token};
+use crate::publish::{Awaited, ReadGuard, Snapshot, WaitError};
 use crate::view::View;
 
 impl<T: Send + Sync + 'static> KeySpace<T> {

@@ -56,9 +56,7 @@ use std::time::{Duration, Instant, SystemTime};
 use ::metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use parking_lot::Mutex;
 
-use crate::publish::core::{Figures, Gauge as Shows, Shared};
-use crate::publish::status::{Counters, State};
-use crate::publish::timer::Tell;
+use crate::publish::{Counters, Figures, Gauge as Shows, Shared, State, Tell};
 
 mod names;
 

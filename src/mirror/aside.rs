@@ -2,7 +2,7 @@
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use crate::model::event::RawKeyValue;
+use crate::model::RawKeyValue;
 
 /// Records beyond one of these are long work: they may take a millisecond.
 const LONG_KEYS: usize = 1024;

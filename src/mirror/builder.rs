@@ -10,24 +10,13 @@ use std::time::Duration;
 
 use crate::keyspace::KeySpace;
 use crate::mirror::{Feed, Mirror, OnHistoryChange, OnHold, Options, Warm};
-use crate::model::change::DeltaOrigin;
-use crate::model::entry::Entry;
-use crate::model::error::StopReason;
-use crate::model::event::Revision;
-use crate::model::range::{IntoKeyRange, KeyRange, RangeError};
-use crate::publish::core::{Changes, Shared};
-use crate::publish::cores::Cores;
-use crate::publish::feed::Tap;
-use crate::publish::history::HistoryBounds;
-use crate::publish::status::State;
-use crate::publish::timer::FOREVER;
-use crate::publish::wait::{Awaited, WaitError};
-use crate::publish::writer::{LoadError, Writer};
+use crate::model::{DeltaOrigin, Entry, IntoKeyRange, KeyRange, RangeError, Revision, StopReason};
+use crate::publish::{
+    Awaited, Changes, Cores, FOREVER, HistoryBounds, LoadError, Shared, State, Tap, WaitError,
+    Writer,
+};
 use crate::source::Source;
-use crate::view::View;
-use crate::view::decode::{BadValues, Decoder, bytes};
-use crate::view::next::edits::Decoding;
-use crate::view::packed::PackedBuilder;
+use crate::view::{BadValues, Decoder, Decoding, PackedBuilder, View, bytes};
 
 /// A time that can be waited for: not zero, which would be a tight loop.
 fn bounded(time: Duration) -> Duration {
@@ -133,7 +122,7 @@ impl<T: Send + Sync + 'static> NeedsDecoder<T> {
     where
         T: serde::de::DeserializeOwned,
     {
-        self.decoder(crate::view::decode::json())
+        self.decoder(crate::view::json())
     }
 }
 

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 
-use crate::view::decode::caught_message;
+use crate::view::caught_message;
 
 /// The output of the future, or the message of its panic. It is not polled again after that.
 pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, String> {

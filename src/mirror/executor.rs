@@ -13,13 +13,9 @@ use crate::mirror::machine::{
     Action, AuditKeys, Basis, Input, Known, LoadReason, removes_too_much,
 };
 use crate::mirror::options::Budget;
-use crate::model::event::{Header, RawKeyValue, Revision, WatchResponse};
-use crate::publish::cut::{GaveUp, Position};
-use crate::publish::feed::Tapped;
-use crate::publish::snapshot::Snapshot;
-use crate::publish::writer::{LoadError, Writer};
-use crate::view::next::edits::Loading;
-use crate::view::next::walk::{Comparison, bytes_within, newest_writes};
+use crate::model::{Header, RawKeyValue, Revision, WatchResponse};
+use crate::publish::{GaveUp, LoadError, Position, Snapshot, Tapped, Writer};
+use crate::view::{Comparison, Loading, bytes_within, newest_writes};
 
 /// The number of newest live writes that are compared where not everything is.
 const NEWEST: usize = 4;

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::model::event::WatchResponse;
+use crate::model::WatchResponse;
 use crate::source::{SourceError, SourceErrorKind, WatchStream};
 
 /// A message, the end of the stream (`None`), or its failure.

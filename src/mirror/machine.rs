@@ -32,15 +32,10 @@ use crate::mirror::options::{OnBadStore, OnHistoryChange, OnHold, Options};
 use crate::mirror::pager::Pager;
 use crate::mirror::queue::{Due, Queue};
 use crate::mirror::restore::Cause;
-use crate::model::error::StopReason;
-use crate::model::event::{Header, Revision, WatchResponse};
-use crate::model::range::KeyRange;
-use crate::publish::cut::Wish;
-use crate::publish::status::{LoadProgress, ProgressBy, Report, State};
-use crate::publish::wait::Demand;
-use crate::publish::writer::Applied;
+use crate::model::{Header, KeyRange, Revision, StopReason, WatchResponse};
+use crate::publish::{Applied, Demand, LoadProgress, ProgressBy, Report, State, Wish};
 use crate::source::{RangePage, ServerVersion, SourceError, SourceErrorKind};
-use crate::view::next::judge::ApplyError;
+use crate::view::ApplyError;
 
 pub(crate) use self::audit::AuditKeys;
 use self::evidence::Evidence;

@@ -6,7 +6,7 @@
 
 mod aside;
 mod backoff;
-pub(crate) mod builder;
+mod builder;
 mod caught;
 mod executor;
 mod intake;
@@ -20,6 +20,8 @@ mod restore;
 #[cfg(test)]
 mod tests;
 
+pub use self::builder::{Builder, NeedsDecoder};
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -32,9 +34,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::model::error::StopReason;
-use crate::publish::feed::{Room, Tap};
-use crate::publish::writer::Writer;
+use crate::model::StopReason;
+use crate::publish::{Room, Tap, Writer};
 use crate::source::{
     Connection, RangeChunk, RangeStream, Source, SourceError, SourceErrorKind, WatchStream,
 };

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::mirror::queue::Bounds;
-use crate::model::event::Revision;
+use crate::model::Revision;
 
 /// How much is compared whole after every break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

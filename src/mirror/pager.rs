@@ -3,8 +3,7 @@
 //! Owns page sizes, the pinned revision and the proof that nothing is missing. Pure: answers in,
 //! requests out. Must not decode or decide about retries.
 
-use crate::model::event::{Header, RawKeyValue, Revision};
-use crate::model::range::KeyRange;
+use crate::model::{Header, KeyRange, RawKeyValue, Revision};
 use crate::source::{RangeChunk, RangePage, RangeRequest, SourceError, SourceErrorKind};
 
 /// Keys of the first page, before anything is known about their size.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::model::event::{Event, Revision, WatchResponse};
+use crate::model::{Event, Revision, WatchResponse};
 
 /// When queued responses must be applied whatever the delay says.
 #[derive(Debug, Clone, Copy)]

@@ -11,11 +11,9 @@ use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 
-use crate::model::event::RawKeyValue;
-use crate::publish::feed::Through;
-use crate::publish::writer::Writer;
-use crate::view::decode::FormerRejection;
-use crate::view::next::edits::Loading;
+use crate::model::RawKeyValue;
+use crate::publish::{Through, Writer};
+use crate::view::{FormerRejection, Loading};
 
 /// Why what is stored cannot be used.
 pub(crate) type Cause = Arc<dyn StdError + Send + Sync>;

@@ -18,14 +18,12 @@ use super::executor::Sink;
 use super::machine::{Action, Input, Machine, Purpose};
 use super::{OnHistoryChange, Options};
 use crate::keyspace::KeySpace;
-use crate::model::entry::Numbers;
-use crate::model::event::{Event, Header, RawKeyValue, Revision, WatchResponse};
-use crate::publish::cut::Answers;
-use crate::publish::wait::Demand;
+use crate::model::{Event, Header, Numbers, RawKeyValue, Revision, WatchResponse};
+use crate::publish::{Answers, Demand};
 use crate::source::{
     RangeChunk, RangePage, RangeRequest, ServerVersion, SourceError, SourceErrorKind,
 };
-use crate::view::decode::bytes;
+use crate::view::bytes;
 
 const SEQUENCES: u64 = 100_000;
 const STEPS: usize = 40;
@@ -102,7 +100,7 @@ impl Chaos {
         let (ks, writer) = builder
             .decoder(move |kv: RawKeyValue| match kv.value.first() {
                 Some(b'!') => Err("bad value".into()),
-                _ => crate::view::decode::Decoder::decode(&decoder, kv),
+                _ => crate::view::Decoder::decode(&decoder, kv),
             })
             .writer();
         let mut options = Options {

@@ -2,10 +2,19 @@
 //!
 //! Plain data. Must not know views, locks, sources or tasks.
 
-pub(crate) mod change;
-pub(crate) mod entry;
-pub(crate) mod error;
-pub(crate) mod event;
-pub(crate) mod key;
-pub(crate) mod range;
-pub(crate) mod token;
+mod change;
+mod entry;
+mod error;
+mod event;
+mod key;
+mod range;
+mod token;
+
+pub use self::change::{Change, Delta, DeltaOrigin};
+pub(crate) use self::change::{Effect, Effects};
+pub use self::entry::Entry;
+pub(crate) use self::entry::{Numbers, ValueHash};
+pub use self::error::StopReason;
+pub use self::event::{Event, Header, RawKeyValue, Revision, WatchResponse};
+pub use self::range::{IntoKeyRange, KeyRange, RangeError};
+pub use self::token::{AtLeast, Token, TokenError};

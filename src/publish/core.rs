@@ -10,10 +10,7 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 
-use crate::model::change::{Change, Delta, DeltaOrigin, Effects};
-use crate::model::error::StopReason;
-use crate::model::event::Revision;
-use crate::model::range::KeyRange;
+use crate::model::{Change, Delta, DeltaOrigin, Effects, KeyRange, Revision, StopReason};
 use crate::publish::current::{Current, PublishedView};
 use crate::publish::cut::CutCell;
 use crate::publish::feed::Room;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::model::event::Revision;
+use crate::model::Revision;
 use crate::publish::snapshot::Snapshot;
 
 /// What is wanted of a mirror.

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
-use crate::model::event::{Event, RawKeyValue, Revision};
+use crate::model::{Event, RawKeyValue, Revision};
 use crate::view::View;
 
 /// How far the data goes: it is complete through the revision, of an epoch of a cluster.

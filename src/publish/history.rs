@@ -11,11 +11,9 @@ use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 
-use crate::model::change::{Delta, DeltaOrigin, Effects};
-use crate::model::event::Revision;
+use crate::model::{Delta, DeltaOrigin, Effects, Revision};
 use crate::publish::subscriptions::Interests;
-use crate::view::View;
-use crate::view::packed::Packed;
+use crate::view::{Packed, View};
 
 /// How much is kept, besides the newest step: the oldest go when either is exceeded.
 #[derive(Debug, Clone, Copy)]

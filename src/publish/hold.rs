@@ -5,7 +5,7 @@
 
 use parking_lot::Mutex;
 
-use crate::model::event::Revision;
+use crate::model::Revision;
 
 /// A finished read of everything that is not shown yet, since it lacks too many of the keys shown.
 ///

@@ -2,20 +2,55 @@
 //!
 //! Must not know where a view comes from, nor who asks a handle for it.
 
-pub(crate) mod core;
-pub(crate) mod cores;
-pub(crate) mod current;
-pub(crate) mod cut;
+mod core;
+mod cores;
+mod current;
+mod cut;
 #[cfg_attr(not(feature = "journal"), allow(dead_code, reason = "only a journal stores"))]
-pub(crate) mod feed;
-pub(crate) mod guard;
-pub(crate) mod history;
-pub(crate) mod hold;
-pub(crate) mod observer;
-pub(crate) mod reentry;
-pub(crate) mod snapshot;
-pub(crate) mod status;
-pub(crate) mod subscriptions;
-pub(crate) mod timer;
-pub(crate) mod wait;
-pub(crate) mod writer;
+mod feed;
+mod guard;
+mod history;
+mod hold;
+mod observer;
+mod reentry;
+mod snapshot;
+mod status;
+mod subscriptions;
+mod timer;
+mod wait;
+mod writer;
+
+pub(crate) use self::core::{Changes, Shared};
+#[cfg(feature = "metrics")]
+pub(crate) use self::core::{Figures, Gauge};
+pub(crate) use self::cores::Cores;
+pub(crate) use self::cut::{Answers, GaveUp, Position, Wish};
+#[cfg(feature = "journal")]
+pub(crate) use self::feed::{Refused, Tapping, tap};
+pub(crate) use self::feed::{Room, Tap, Tapped, Through};
+pub use self::guard::ReadGuard;
+pub(crate) use self::history::{After, HistoryBounds, Passing, Place, Step, What};
+#[cfg(all(test, shuttle))]
+pub(crate) use self::hold::HoldCell;
+pub(crate) use self::hold::Verdict;
+pub use self::hold::{Held, NotHeld};
+pub(crate) use self::observer::Slot;
+pub use self::observer::{
+    Derived, DerivedError, Earlier, Observer, PoisonedObserver, SharedDerived,
+};
+pub(crate) use self::reentry::{in_observer, refuse_in_observer};
+pub use self::snapshot::Snapshot;
+pub(crate) use self::status::Report;
+pub use self::status::{
+    Counters, FailureCounts, LoadProgress, ObserverTimes, ProgressBy, State, Stats, Status,
+};
+pub(crate) use self::subscriptions::{Bell, Ticket};
+pub(crate) use self::timer::FOREVER;
+#[cfg(feature = "metrics")]
+pub(crate) use self::timer::Tell;
+pub use self::timer::Timing;
+pub use self::wait::WaitError;
+pub(crate) use self::wait::{Awaited, Contact, Demand};
+#[cfg(all(test, shuttle))]
+pub(crate) use self::wait::{Wait, Waits};
+pub use self::writer::{Applied, LoadError, Writer};

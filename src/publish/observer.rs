@@ -15,11 +15,10 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::model::change::Delta;
+use crate::model::Delta;
 use crate::publish::reentry::{ObserverScope, SpaceId};
 use crate::publish::timer::{Timer, Timing};
-use crate::view::View;
-use crate::view::decode::caught_message;
+use crate::view::{View, caught_message};
 
 pub use self::shared::SharedDerived;
 pub(crate) use self::shared::SharedStates;

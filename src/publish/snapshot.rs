@@ -6,7 +6,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::model::change::Change;
+use crate::model::Change;
 use crate::publish::current::Kept;
 use crate::publish::observer::{DerivedError, SharedDerived};
 use crate::view::View;

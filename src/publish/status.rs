@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::model::event::Revision;
+use crate::model::Revision;
 use crate::publish::hold::Held;
 use crate::publish::observer::PoisonedObserver;
 use crate::publish::timer::Timing;

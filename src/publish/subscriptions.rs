@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
-use crate::model::range::KeyRange;
+use crate::model::KeyRange;
 
 /// More ranges than this in one block, and it is cut in two.
 const BLOCK_MAX: usize = if cfg!(test) { 4 } else { 128 };

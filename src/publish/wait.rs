@@ -16,8 +16,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::model::error::StopReason;
-use crate::model::event::Revision;
+use crate::model::{Revision, StopReason};
 use crate::publish::timer::Timer;
 
 use self::published::judge;

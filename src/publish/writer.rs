@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
-use crate::model::change::{DeltaOrigin, Effects};
-use crate::model::error::StopReason;
-use crate::model::event::{Header, RawKeyValue, Revision, WatchResponse};
+use crate::model::{
+    DeltaOrigin, Effects, Header, RawKeyValue, Revision, StopReason, WatchResponse,
+};
 use crate::publish::core::{Changes, Shared};
 use crate::publish::cores::{Cores, Worker};
 use crate::publish::feed::{Refused, Tap, Tapped, Through};
 use crate::publish::reentry;
-use crate::view::View;
-use crate::view::next::edits::{Decoding, Loading, Next, after_batch};
-use crate::view::next::judge::{ApplyError, Continuity, Known, Tolerated, judge};
-use crate::view::next::walk::{BadRecord, Comparison};
+use crate::view::{
+    ApplyError, BadRecord, Comparison, Continuity, Decoding, Known, Loading, Next, Tolerated, View,
+    after_batch, judge,
+};
 
 /// What one applied batch did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -3,8 +3,11 @@
 //! Owns the vocabulary between the mirror's loop and a store. Must not decide anything: when to
 //! connect, what to ask and what to believe is the business of `mirror`.
 
-pub(crate) mod classify;
-pub(crate) mod etcd;
+mod classify;
+mod etcd;
+
+pub(crate) use self::classify::classify_cancel_reason;
+pub use self::etcd::{Etcd, EtcdOptions};
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -12,8 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::model::event::{Header, RawKeyValue, Revision, WatchResponse};
-use crate::model::range::KeyRange;
+use crate::model::{Header, KeyRange, RawKeyValue, Revision, WatchResponse};
 
 /// A future owned by its caller; dropping it abandons the request.
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -14,12 +14,8 @@ use tokio::time::{Instant, timeout_at};
 use super::error::CutError;
 use super::{KeySpaces, key_range, order};
 use crate::keyspace::KeySpace;
-use crate::model::error::StopReason;
-use crate::model::event::Revision;
-use crate::model::range::{IntoKeyRange, KeyRange};
-use crate::publish::cut::{Answers, GaveUp, Position};
-use crate::publish::snapshot::Snapshot;
-use crate::publish::wait::{Awaited, WaitError};
+use crate::model::{IntoKeyRange, KeyRange, Revision, StopReason};
+use crate::publish::{Answers, Awaited, GaveUp, Position, Snapshot, WaitError};
 
 /// So often a cut can be tried when mirrors hold back for as long as they may each time.
 const ATTEMPTS: u32 = 5;

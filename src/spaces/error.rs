@@ -4,10 +4,8 @@
 
 use std::time::Duration;
 
-use crate::model::error::StopReason;
-use crate::model::event::Revision;
-use crate::model::range::{KeyRange, RangeError};
-use crate::publish::status::State;
+use crate::model::{KeyRange, RangeError, Revision, StopReason};
+use crate::publish::State;
 
 /// [`KeySpaces::get`](crate::KeySpaces::get) has no key space to give.
 #[derive(Debug, Clone, thiserror::Error)]

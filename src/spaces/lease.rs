@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Inner;
 use crate::mirror::Mirror;
-use crate::model::range::KeyRange;
+use crate::model::KeyRange;
 
 /// What is lent of one key space, and since when nothing is.
 #[derive(Debug)]

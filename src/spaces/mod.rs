@@ -30,10 +30,9 @@ use self::options::{Configure, Options};
 use self::table::{Gone, Slot, Table};
 use crate::keyspace::KeySpace;
 use crate::mirror::Mirror;
-use crate::model::event::RawKeyValue;
-use crate::model::range::{IntoKeyRange, KeyRange, RangeError};
+use crate::model::{IntoKeyRange, KeyRange, RangeError, RawKeyValue};
 use crate::source::Source;
-use crate::view::decode::Decoder;
+use crate::view::Decoder;
 
 /// Key spaces by range, each started when it is first asked for, shared while it is used, and stopped
 /// when nobody has used it for a while.

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::KeySpaces;
-use crate::mirror::builder::Builder;
-use crate::model::range::KeyRange;
-use crate::publish::timer::FOREVER;
+use crate::mirror::Builder;
+use crate::model::KeyRange;
+use crate::publish::FOREVER;
 use crate::source::Source;
-use crate::view::decode::Decoder;
+use crate::view::Decoder;
 
 /// Makes the builder of one key space what the application wants it to be.
 pub(super) type Configure<T> = dyn Fn(&KeyRange, Builder<T>) -> Builder<T> + Send + Sync;

@@ -4,9 +4,8 @@
 
 use std::time::Duration;
 
-use crate::model::error::StopReason;
-use crate::model::range::KeyRange;
-use crate::publish::status::Status;
+use crate::model::{KeyRange, StopReason};
+use crate::publish::Status;
 
 /// What was counted since [`KeySpaces`](crate::KeySpaces) was made; all counters only rise, the
 /// numbers of now aside.

@@ -15,8 +15,7 @@ use super::options::Options;
 use super::stats::KeySpacesStats;
 use crate::keyspace::{KeySpace, WeakKeySpace};
 use crate::mirror::Backoff;
-use crate::model::error::StopReason;
-use crate::model::range::KeyRange;
+use crate::model::{KeyRange, StopReason};
 
 /// A key space that is held.
 pub(super) struct Slot<T: Send + Sync + 'static> {

@@ -3,10 +3,10 @@
 use tokio::time::Duration;
 
 use super::{CutError, KeySpaces};
-use crate::model::range::KeyRange;
+use crate::model::KeyRange;
 use crate::source::{BoxFuture, Connection, Source, SourceError, sealed};
 use crate::testing::FakeEtcd;
-use crate::view::decode::bytes;
+use crate::view::bytes;
 
 /// Endpoints that should be of one cluster, and are not.
 #[derive(Debug)]

@@ -17,8 +17,7 @@ use super::member::{Call, FaultSet, Member, Tamper, error, no_leader};
 use super::random::Random;
 use super::store::{Refusal, Store};
 use super::watcher::{End, Next, Scene, WatchLimits, Watcher};
-use crate::model::event::{Header, Revision, WatchResponse};
-use crate::model::range::KeyRange;
+use crate::model::{Header, KeyRange, Revision, WatchResponse};
 use crate::source::{ServerVersion, SourceError, SourceErrorKind};
 
 /// What the fake says it runs until told otherwise.

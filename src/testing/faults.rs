@@ -11,8 +11,7 @@ use super::bugs::Bug;
 use super::cluster::{Cluster, Shared, of};
 use super::member::{Access, Call, Capacity, FaultSet, Member, Refusal, Tamper, error, words};
 use super::watcher::End;
-use crate::model::event::{Revision, WatchResponse};
-use crate::model::range::KeyRange;
+use crate::model::{KeyRange, Revision, WatchResponse};
 use crate::source::{ServerVersion, SourceErrorKind};
 
 /// What goes wrong, at every endpoint or at one.

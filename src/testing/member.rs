@@ -13,8 +13,7 @@ use tokio::time::Instant;
 use super::bugs::Bug;
 use super::counts::Counts;
 use super::store::Store;
-use crate::model::event::{Revision, WatchResponse};
-use crate::model::range::KeyRange;
+use crate::model::{KeyRange, Revision, WatchResponse};
 use crate::source::{ServerVersion, SourceError, SourceErrorKind};
 
 /// How long a member without a leader lets a linearizable request wait (measured on etcd 3.4, 3.5).

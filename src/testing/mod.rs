@@ -36,8 +36,7 @@ pub use self::store::Op;
 use self::cluster::Shared;
 use self::elections::FIRST_TERM;
 use self::store::Refusal;
-use crate::model::event::{Event, Header, RawKeyValue, Revision};
-use crate::model::range::KeyRange;
+use crate::model::{Event, Header, KeyRange, RawKeyValue, Revision};
 use crate::source::ServerVersion;
 
 /// The seed of [`FakeEtcd::new`].

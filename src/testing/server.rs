@@ -11,8 +11,7 @@ use super::FakeEtcd;
 use super::cluster::{Cluster, Shared};
 use super::member::{Call, error, words};
 use super::stream::{FakeRangeStream, FakeWatchStream};
-use crate::model::event::{RawKeyValue, Revision};
-use crate::model::range::KeyRange;
+use crate::model::{KeyRange, RawKeyValue, Revision};
 use crate::source::sealed::Sealed;
 use crate::source::{
     BoxFuture, Connection, RangePage, RangeRequest, RangeStream, ServerVersion, Source,

@@ -7,8 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::model::event::{Event, RawKeyValue, Revision};
-use crate::model::range::KeyRange;
+use crate::model::{Event, KeyRange, RawKeyValue, Revision};
 
 /// The revision of a store nothing was ever written to.
 const FIRST_REVISION: Revision = 1;

@@ -13,8 +13,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::cluster::{Cluster, Shared, broken_transport};
 use super::watcher::Next;
-use crate::model::event::{RawKeyValue, Revision, WatchResponse};
-use crate::model::range::KeyRange;
+use crate::model::{KeyRange, RawKeyValue, Revision, WatchResponse};
 use crate::source::{RangeChunk, RangeStream, SourceError, WatchStream};
 
 /// Keys in the first chunk of a range stream (measured on etcd 3.7.2).

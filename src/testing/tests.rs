@@ -13,8 +13,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
 use super::FakeEtcd;
-use crate::model::event::{Event, Revision, WatchResponse};
-use crate::model::range::KeyRange;
+use crate::model::{Event, KeyRange, Revision, WatchResponse};
 use crate::source::{
     Connection, RangeChunk, RangeRequest, RangeStream, ServerVersion, Source, SourceError,
     SourceErrorKind, WatchStream,

@@ -13,8 +13,7 @@ use tokio::time::Instant;
 use super::bugs::Bug;
 use super::member::{Applied, Member};
 use super::store::{Store, keep_last_per_key};
-use crate::model::event::{Event, Header, Revision, WatchResponse};
-use crate::model::range::KeyRange;
+use crate::model::{Event, Header, KeyRange, Revision, WatchResponse};
 use crate::source::{SourceError, SourceErrorKind};
 
 /// Responses remembered for being sent twice.

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::model::event::RawKeyValue;
+use crate::model::RawKeyValue;
 
 /// Any error a decoder may give.
 pub type BoxError = Box<dyn StdError + Send + Sync>;

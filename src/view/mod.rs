@@ -3,20 +3,29 @@
 //! Owns [`View`], its queries and the rule for keys outside the mirrored range. Pure: a view is a value that never changes. Must not know locks, so the same methods
 //! serve guards, snapshots and observers.
 
-pub(crate) mod decode;
-pub(crate) mod next;
-pub(crate) mod packed;
+mod decode;
+mod next;
+mod packed;
 mod range;
+
+#[cfg(feature = "json")]
+pub use self::decode::json;
+pub use self::decode::{BadValues, BoxError, DecodeError, Decoder, bytes};
+pub(crate) use self::decode::{FormerRejection, caught_message};
+pub(crate) use self::next::edits::{Decoding, Loading, Next, after_batch};
+pub use self::next::judge::{ApplyError, Break, Continuity, Tolerated};
+pub(crate) use self::next::judge::{Known, judge};
+pub(crate) use self::next::walk::{
+    BadRecord, Comparison, Differing, Write, bytes_within, newest_writes,
+};
+pub(crate) use self::packed::{Fingerprint, Packed, PackedBuilder};
 
 use std::fmt;
 use std::sync::Arc;
 
-use crate::model::change::Change;
-use crate::model::entry::{Entry, Numbers};
-use crate::model::event::Revision;
-use crate::model::range::KeyRange;
+use crate::model::{Change, Entry, KeyRange, Numbers, Revision};
 use crate::view::decode::Rejection;
-use crate::view::packed::{Packed, Place};
+use crate::view::packed::Place;
 
 pub use self::range::{Entries, Range};
 

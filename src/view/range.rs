@@ -6,8 +6,7 @@ use std::fmt;
 use std::iter::FusedIterator;
 use std::sync::Arc;
 
-use crate::model::entry::Entry;
-use crate::model::range::KeyRange;
+use crate::model::{Entry, KeyRange};
 use crate::view::packed::{self, Slice};
 
 /// A contiguous piece of a view, ascending by key, borrowed without a copy.

@@ -13,11 +13,9 @@ use tokio::time::{Instant, Sleep};
 
 use super::Events;
 use super::event::{EventsError, KeyEvent, SyncReason, SyncSet};
-use crate::model::change::Change;
-use crate::publish::history::{After, Passing, Place, Step, What};
-use crate::publish::snapshot::Snapshot;
-use crate::publish::wait::WaitError;
-use crate::view::packed::Packed;
+use crate::model::Change;
+use crate::publish::{After, Passing, Place, Snapshot, Step, WaitError, What};
+use crate::view::Packed;
 
 type Waiting<T> = Pin<Box<dyn Future<Output = Result<Snapshot<T>, WaitError>> + Send + Sync>>;
 

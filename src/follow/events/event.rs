@@ -7,15 +7,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::change::Change;
-use crate::model::entry::Entry;
-use crate::model::error::StopReason;
-use crate::model::event::Revision;
-use crate::model::range::KeyRange;
-use crate::model::token::AtLeast;
-use crate::publish::timer::FOREVER;
-use crate::view::Range;
-use crate::view::packed::Packed;
+use crate::model::{AtLeast, Change, Entry, KeyRange, Revision, StopReason};
+use crate::publish::FOREVER;
+use crate::view::{Packed, Range};
 
 /// One event of a followed range, or everything at once.
 ///

@@ -21,10 +21,8 @@ use tokio::time::{Instant, sleep_until};
 use self::cursor::{Begin, Resync};
 use super::subscription::Interested;
 use crate::keyspace::KeySpace;
-use crate::model::range::KeyRange;
-use crate::model::token::Token;
-use crate::publish::history::{Place, Step};
-use crate::publish::subscriptions::Bell;
+use crate::model::{KeyRange, Token};
+use crate::publish::{Bell, Place, Step};
 use crate::view::OutsideRange;
 
 pub use self::event::{

@@ -13,7 +13,7 @@ use crate::journal::file::open::contained;
 use crate::journal::file::pages::{Check, Unchecked, Walk};
 use crate::journal::file::rejected;
 use crate::journal::mirror_batch::{StoredMirror, StoredRefusal, Tally};
-use crate::model::event::RawKeyValue;
+use crate::model::RawKeyValue;
 
 /// Pages that are read before those before them are checked.
 const PAGES_AHEAD: usize = 1;

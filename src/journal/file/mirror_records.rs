@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::seal::{Parts, name_seed, nanos, seal, time, unseal, unsealed};
 use crate::journal::error::StorageFault;
 use crate::journal::mirror_batch::{Cursor, StoredMirror, StoredRefusal, Tally};
-use crate::model::event::RawKeyValue;
+use crate::model::RawKeyValue;
 
 pub(in crate::journal) const MIRRORS: TableDefinition<&str, &[u8]> =
     TableDefinition::new("mirrors");

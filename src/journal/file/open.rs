@@ -19,7 +19,7 @@ use crate::journal::position::Extent;
 /// Runs what may panic on a damaged file: the engine's checks are assertions in places.
 pub(in crate::journal) fn contained<R>(run: impl FnOnce() -> R) -> Result<R, StorageFault> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
-        let message = crate::view::decode::caught_message(payload);
+        let message = crate::view::caught_message(payload);
         StorageFault::damaged(format!("the storage engine panicked: {message}"))
     })
 }

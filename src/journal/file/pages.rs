@@ -10,7 +10,7 @@ use redb::{ReadTransaction, ReadableTableMetadata, TableDefinition};
 
 use super::mirror_records::{self, MirrorRecord};
 use crate::journal::error::StorageFault;
-use crate::model::event::RawKeyValue;
+use crate::model::RawKeyValue;
 
 /// A page ends when it has this many bytes.
 const PAGE_BYTES: usize = 8 << 20;

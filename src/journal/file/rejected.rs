@@ -12,7 +12,7 @@ use super::mirror_records;
 use super::seal;
 use crate::journal::error::StorageFault;
 use crate::journal::mirror_batch::{MirrorBatch, Refusal, StateChange, StoredRefusal, Tally};
-use crate::model::event::{RawKeyValue, Revision};
+use crate::model::{RawKeyValue, Revision};
 
 /// Records by key.
 type State<'t> = Table<'t, &'static [u8], &'static [u8]>;

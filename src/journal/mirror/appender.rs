@@ -22,8 +22,8 @@ use crate::journal::mirror_batch::{Cursor, MirrorBatch};
 use crate::journal::store_options::MirrorOptions;
 use crate::journal::synthesize::{Names, Telling, change_of};
 use crate::mirror::OnBadStore;
-use crate::model::event::Event;
-use crate::publish::feed::{Refused, Tapped, Tapping, Through};
+use crate::model::Event;
+use crate::publish::{Refused, Tapped, Tapping, Through};
 
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);

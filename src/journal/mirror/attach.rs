@@ -16,10 +16,9 @@ use crate::journal::mirror_batch::StoredMirror;
 use crate::journal::mirror_batch::StoredRefusal;
 use crate::journal::store_options::MirrorOptions;
 use crate::journal::synthesize::short;
-use crate::mirror::builder::Builder;
-use crate::mirror::{Stored, Warm};
-use crate::model::range::KeyRange;
-use crate::publish::feed::tap;
+use crate::mirror::{Builder, Stored, Warm};
+use crate::model::KeyRange;
+use crate::publish::tap;
 
 /// Records read at once when starting from what is stored.
 const PAGE: usize = 4_096;

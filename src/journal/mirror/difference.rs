@@ -8,7 +8,7 @@ use crate::journal::engine::state_reader::StateReader;
 use crate::journal::error::ReadError;
 use crate::journal::event::Operation;
 use crate::journal::mirror_batch::StateChange;
-use crate::model::event::RawKeyValue;
+use crate::model::RawKeyValue;
 
 /// Stored records read at once.
 const PAGE: usize = 4_096;

@@ -236,12 +236,7 @@ impl Handling<'_> {
         true
     }
 
-    fn note_failure(
-        &self,
-        event: &StoredEvent,
-        source: crate::view::decode::BoxError,
-        gives_up: bool,
-    ) {
+    fn note_failure(&self, event: &StoredEvent, source: crate::view::BoxError, gives_up: bool) {
         let (watcher, sequence) = (self.inner.id.clone(), event.sequence);
         tracing::warn!(watcher, sequence, error = %source, gives_up, "an event was not handled");
         let mut progress = self.inner.progress.lock();

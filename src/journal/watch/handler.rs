@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use crate::journal::event::StoredEvent;
-use crate::view::decode::{BoxError, caught_message};
+use crate::view::{BoxError, caught_message};
 
 /// Handles events, one at a time and in order (J6).
 ///

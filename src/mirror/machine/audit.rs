@@ -7,11 +7,10 @@ use std::sync::Arc;
 
 use super::{Action, Instant, Machine, Phase, Purpose, Reload, SourceError, SourceErrorKind};
 use crate::mirror::pager::{Pager, Step};
-use crate::model::entry::{Numbers, ValueHash};
-use crate::model::event::{RawKeyValue, Revision};
-use crate::publish::writer::LoadError;
+use crate::model::{Numbers, RawKeyValue, Revision, ValueHash};
+use crate::publish::LoadError;
 use crate::source::{RangePage, RangeRequest};
-use crate::view::next::walk::Differing;
+use crate::view::Differing;
 
 /// Bytes of keys, or of keys and values, in one page: an audit is not urgent, and the server reads the
 /// values in either case.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::{Action, Instant, Machine, Phase, Purpose, Reload, State};
-use crate::model::range::KeyRange;
+use crate::model::KeyRange;
 use crate::source::{RangePage, RangeRequest, ServerVersion, SourceError, SourceErrorKind};
 
 impl Machine {

@@ -7,9 +7,8 @@
 use std::time::Duration;
 
 use super::{Action, Instant, Machine, Phase};
-use crate::model::event::Revision;
-use crate::publish::cut::{GaveUp, Wish};
-use crate::publish::wait::Demand;
+use crate::model::Revision;
+use crate::publish::{Demand, GaveUp, Wish};
 
 /// Longer than anybody may hold back, whatever was wished.
 const HOLD_MAX: Duration = Duration::from_secs(60);

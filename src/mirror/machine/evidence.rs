@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Action, Asked, Instant, Machine, Purpose, SourceError, SourceErrorKind, State};
-use crate::model::event::{Header, Revision};
-use crate::publish::wait::Contact;
+use crate::model::{Header, Revision};
+use crate::publish::Contact;
 use crate::source::RangeRequest;
 
 /// So many answers in a row must be behind before the store counts as another one: a member that was

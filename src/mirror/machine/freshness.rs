@@ -6,10 +6,8 @@
 use std::time::Duration;
 
 use super::{Action, Instant, Machine, Phase, Purpose, Reload, SourceError, timeout};
-use crate::model::event::Revision;
-use crate::model::range::KeyRange;
-use crate::publish::cut::GaveUp;
-use crate::publish::status::ProgressBy;
+use crate::model::{KeyRange, Revision};
+use crate::publish::{GaveUp, ProgressBy};
 use crate::source::{RangePage, RangeRequest, ServerVersion, SourceErrorKind};
 
 /// Silence is called death after this many check intervals without an answer.

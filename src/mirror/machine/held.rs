@@ -8,9 +8,8 @@ use std::time::Duration;
 use super::{
     Action, Instant, Machine, OnHold, Phase, Purpose, Reload, SourceError, State, StopReason,
 };
-use crate::model::event::Header;
-use crate::model::range::KeyRange;
-use crate::publish::hold::{Held, Verdict};
+use crate::model::{Header, KeyRange};
+use crate::publish::{Held, Verdict};
 use crate::source::{RangePage, RangeRequest};
 
 /// The reload that is held.

@@ -11,14 +11,10 @@ use super::evidence::Floor;
 use super::proof::Basis;
 use crate::mirror::options::Budget;
 use crate::mirror::restore::Cause;
-use crate::model::error::StopReason;
-use crate::model::event::{Header, RawKeyValue, Revision, WatchResponse};
-use crate::publish::cut::GaveUp;
-use crate::publish::hold::{Held, Verdict};
-use crate::publish::writer::{Applied, LoadError};
+use crate::model::{Header, RawKeyValue, Revision, StopReason, WatchResponse};
+use crate::publish::{Applied, GaveUp, Held, LoadError, Verdict};
 use crate::source::{RangeChunk, RangePage, RangeRequest, ServerVersion, SourceError};
-use crate::view::next::judge::ApplyError;
-use crate::view::next::walk::Differing;
+use crate::view::{ApplyError, Differing};
 
 /// What the machine asks to be done, in order.
 #[derive(Debug)]

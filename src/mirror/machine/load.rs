@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use super::{Action, Freshness, Instant, LoadReason, Machine, Phase, Purpose, Reload, State};
 use crate::mirror::pager::{Pager, Step};
-use crate::model::error::StopReason;
-use crate::model::event::{Header, RawKeyValue};
-use crate::publish::writer::{Applied, LoadError};
+use crate::model::{Header, RawKeyValue, StopReason};
+use crate::publish::{Applied, LoadError};
 use crate::source::{RangeChunk, RangePage, ServerVersion, SourceError, SourceErrorKind};
 
 /// The first server with range streams.

@@ -15,12 +15,10 @@ use std::time::Duration;
 use super::{Action, Instant, Machine, Phase, Purpose, SourceError, SourceErrorKind};
 use crate::mirror::options::Budget;
 use crate::mirror::pager::{Pager, Step};
-use crate::model::entry::{Numbers, ValueHash};
-use crate::model::event::{Header, Revision};
-use crate::model::range::KeyRange;
-use crate::publish::writer::LoadError;
+use crate::model::{Header, KeyRange, Numbers, Revision, ValueHash};
+use crate::publish::LoadError;
 use crate::source::{RangePage, RangeRequest};
-use crate::view::next::walk::{Differing, Write};
+use crate::view::{Differing, Write};
 
 /// Bytes of keys and values in one page of a comparison.
 const PAGE_BYTES: u64 = 1 << 20;

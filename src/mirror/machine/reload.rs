@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{
     Action, Instant, Machine, OnHistoryChange, Phase, Reload, SourceError, State, StopReason,
 };
-use crate::model::event::Header;
+use crate::model::Header;
 
 impl Machine {
     /// Has everything read again: at once, or after a delay when the last load proved nothing.

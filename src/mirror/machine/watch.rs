@@ -6,10 +6,9 @@
 use std::sync::Arc;
 
 use super::{Action, Instant, Machine, Phase, SourceError, State};
-use crate::model::event::{Event, Header, Revision, WatchResponse};
-use crate::publish::status::ProgressBy;
-use crate::source::SourceErrorKind;
-use crate::source::classify::classify_cancel_reason;
+use crate::model::{Event, Header, Revision, WatchResponse};
+use crate::publish::ProgressBy;
+use crate::source::{SourceErrorKind, classify_cancel_reason};
 
 /// The id in messages that are about no watcher, or about all of a stream (etcd: `InvalidWatchID`).
 const WHOLE_STREAM: i64 = -1;

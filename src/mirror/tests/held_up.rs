@@ -6,8 +6,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::keyspace::KeySpace;
-use crate::publish::feed::{Tapping, tap};
-use crate::publish::status::ProgressBy;
+use crate::publish::{ProgressBy, Tapping, tap};
 use crate::testing::FakeEtcd;
 
 /// Takes what comes while it is allowed to.

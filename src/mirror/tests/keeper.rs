@@ -1,6 +1,6 @@
 //! The task that stores ends unexpectedly.
 
-use crate::publish::feed::tap;
+use crate::publish::tap;
 use crate::testing::FakeEtcd;
 use crate::{KeySpace, State};
 

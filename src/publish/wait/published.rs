@@ -3,8 +3,7 @@
 //! Pure: no lock, no waker.
 
 use super::WaitError;
-use crate::model::error::StopReason;
-use crate::model::event::Revision;
+use crate::model::{Revision, StopReason};
 
 /// What a wait waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

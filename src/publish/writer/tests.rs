@@ -9,10 +9,9 @@ use std::task::{Context, Poll, Waker};
 
 use super::*;
 use crate::keyspace::KeySpace;
-use crate::model::change::Change;
-use crate::model::entry::{Numbers, ValueHash};
+use crate::model::{Change, Numbers, ValueHash};
 use crate::publish::wait::WaitError;
-use crate::view::next::walk::Differing;
+use crate::view::Differing;
 
 fn kv(key: &str, create_revision: Revision, mod_revision: Revision, version: i64) -> RawKeyValue {
     let (key, value) = (key.into(), version.to_string().into_bytes());
@@ -139,9 +138,8 @@ fn c10_known_keys_count_what_etcd_has() {
     assert_eq!((known(&writer), writer.view().len()), (3, 2));
     writer.load(header(13), kvs[..2].to_vec()).unwrap();
     assert_eq!((known(&writer), writer.view().len()), (2, 2));
-    let deletes = [("/a", 14), ("/b", 15)].map(|(key, mod_revision)| {
-        crate::model::event::Event::Delete { key: key.into(), mod_revision }
-    });
+    let deletes = [("/a", 14), ("/b", 15)]
+        .map(|(key, mod_revision)| crate::model::Event::Delete { key: key.into(), mod_revision });
     let response =
         WatchResponse { header: Some(header(15)), events: deletes.into(), ..Default::default() };
     writer.apply(vec![response]).unwrap();
@@ -192,7 +190,7 @@ fn h23_a_rejected_creation_may_be_delivered_again() {
     writer.load(header(9), vec![bad.clone()]).unwrap();
     let again = |kv: &RawKeyValue| WatchResponse {
         header: Some(header(9)),
-        events: vec![crate::model::event::Event::Put(kv.clone())],
+        events: vec![crate::model::Event::Put(kv.clone())],
         ..Default::default()
     };
     let applied = writer.apply(vec![again(&bad)]).unwrap();

@@ -13,8 +13,7 @@ use super::convert;
 use super::error::{refused_since_auth_is_off, translate};
 use super::options::EtcdOptions;
 use super::stream::{EtcdRangeStream, EtcdWatchStream, Fragments};
-use crate::model::event::Revision;
-use crate::model::range::KeyRange;
+use crate::model::{KeyRange, Revision};
 use crate::source::{
     BoxFuture, Connection, RangePage, RangeRequest, RangeStream, ServerVersion, SourceError,
     WatchStream,

@@ -9,9 +9,7 @@ use etcd_client::proto::{
 use etcd_client::{EventType, GetOptions, ResponseHeader, WatchOptions};
 
 use super::error::malformed;
-use crate::model::event::{Event, Header, RawKeyValue, Revision, WatchResponse};
-use crate::model::range::KeyRange;
-use crate::model::token::{AtLeast, Token};
+use crate::model::{AtLeast, Event, Header, KeyRange, RawKeyValue, Revision, Token, WatchResponse};
 use crate::source::{RangeChunk, RangePage, RangeRequest, ServerVersion, SourceError};
 
 /// The key and the options of a linearizable range read.

@@ -19,7 +19,7 @@ use tokio::task::coop::unconstrained;
 
 use super::convert;
 use super::error::translate;
-use crate::model::event::WatchResponse;
+use crate::model::WatchResponse;
 use crate::source::{RangeChunk, RangeStream, SourceError, SourceErrorKind, WatchStream};
 
 /// Whether the next watch asks for its responses in fragments.

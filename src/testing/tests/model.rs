@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::super::{Bug, FakeEtcd, Op};
 use super::*;
-use crate::model::event::RawKeyValue;
+use crate::model::RawKeyValue;
 
 const PATIENCE: Duration = Duration::from_millis(500);
 

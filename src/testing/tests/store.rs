@@ -6,8 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::{FakeEtcd, Op};
-use crate::model::event::{Event, RawKeyValue};
-use crate::model::range::KeyRange;
+use crate::model::{Event, KeyRange, RawKeyValue};
 
 /// Replays events as a client would, checking what etcd promises of each.
 fn replay(state: &mut BTreeMap<Vec<u8>, RawKeyValue>, event: &Event) {

@@ -2,7 +2,7 @@
 
 use super::super::{Bug, FakeEtcd, Op};
 use super::*;
-use crate::model::event::Header;
+use crate::model::Header;
 
 fn all() -> RangeRequest {
     RangeRequest::new(KeyRange::all())

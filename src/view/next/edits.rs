@@ -12,9 +12,7 @@ use std::time::SystemTime;
 
 use smallvec::SmallVec;
 
-use crate::model::change::{Change, Effect, Effects};
-use crate::model::entry::{Entry, Numbers, ValueHash};
-use crate::model::event::{Event, RawKeyValue};
+use crate::model::{Change, Effect, Effects, Entry, Event, Numbers, RawKeyValue, ValueHash};
 use crate::view::View;
 use crate::view::decode::{BadValues, DecodeError, Decoder, Rejection, decode};
 use crate::view::next::judge::{Batch, KeyHistory};

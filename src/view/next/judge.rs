@@ -6,9 +6,7 @@
 
 use smallvec::SmallVec;
 
-use crate::model::entry::Numbers;
-use crate::model::event::{Event, RawKeyValue, Revision, WatchResponse};
-use crate::model::range::KeyRange;
+use crate::model::{Event, KeyRange, Numbers, RawKeyValue, Revision, WatchResponse};
 
 /// How strictly events must continue what is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::model::entry::{Entry, Numbers, ValueHash};
-use crate::model::event::{RawKeyValue, Revision};
+use crate::model::{Entry, Numbers, RawKeyValue, Revision, ValueHash};
 use crate::view::View;
 use crate::view::packed::Packed;
 
@@ -244,8 +243,7 @@ mod tests {
 
     use super::*;
     use crate::keyspace::KeySpace;
-    use crate::model::event::Header;
-    use crate::model::range::KeyRange;
+    use crate::model::{Header, KeyRange};
 
     #[test]
     fn h73_audits_refuse_impossible_numbers() {

@@ -11,7 +11,7 @@ use super::root::Page;
 use super::run::Run;
 use super::sizes::{GROUP_FILL, GROUP_MAX, GROUP_MIN};
 use super::sizes::{PAGE_FILL, PAGE_MAX, PAGE_MIN, RUN_FILL, RUN_MAX, RUN_MIN};
-use crate::model::entry::Entry;
+use crate::model::Entry;
 
 /// A piece of a level, with a lower bound on its size.
 pub(super) trait Piece: Sized {

@@ -9,7 +9,7 @@ use super::balance::{groups_of, pages_of, runs_of};
 use super::root::{Root, Tally};
 use super::run::Run;
 use super::sizes::{GROUP_FILL, RUN_FILL, RUN_MIN};
-use crate::model::entry::Entry;
+use crate::model::Entry;
 
 /// Packs entries pushed in ascending order, **O(1)** each.
 ///

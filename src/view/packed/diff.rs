@@ -10,7 +10,7 @@ use super::group::Group;
 use super::root::{Page, Root};
 use super::run::Run;
 use super::{Packed, load_entry, load_lines};
-use crate::model::entry::Entry;
+use crate::model::Entry;
 
 /// One key whose entry differs between two versions; at least one side is there.
 pub(crate) struct Difference<'a, T> {

@@ -12,7 +12,7 @@ use super::place::Place;
 use super::root::{Page, Root, Tally};
 use super::run::Run;
 use super::{Packed, PackedBuilder, touch};
-use crate::model::entry::Entry;
+use crate::model::Entry;
 
 /// One change of a batch.
 pub(crate) enum Edit<T> {

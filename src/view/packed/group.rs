@@ -10,7 +10,7 @@ use arrayvec::ArrayVec;
 
 use super::heads::{Heads, common_prefix, first_above};
 use super::sizes::GROUP_MAX;
-use crate::model::entry::Entry;
+use crate::model::Entry;
 
 /// Pointers to at most [`GROUP_MAX`] entries.
 pub(super) type Entries<T> = ArrayVec<Arc<Entry<T>>, GROUP_MAX>;

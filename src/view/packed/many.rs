@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::run::Run;
 use super::{Packed, load_entry};
-use crate::model::entry::Entry;
+use crate::model::Entry;
 
 /// The number of keys that are looked up side by side. A core has fewer loads in flight, and what
 /// is kept of each key is on the stack.

@@ -25,7 +25,7 @@ mod tests;
 use std::sync::Arc;
 
 use self::root::Root;
-use crate::model::entry::Entry;
+use crate::model::Entry;
 
 pub(crate) use self::build::PackedBuilder;
 pub(crate) use self::edit::Edit;

@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::Packed;
 use super::root::{Page, Root, Tally};
 use super::run::Run;
-use crate::model::entry::Entry;
+use crate::model::Entry;
 
 /// What stays the same as long as the same keys have the same revisions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::root::Root;
 use super::{Packed, load_entry};
-use crate::model::entry::Entry;
+use crate::model::Entry;
 
 /// Where a key is in one version, or would be inserted. Means nothing in another version.
 #[derive(Debug, Clone, Copy)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::heads::Fence;
 use super::run::{ARC_COUNTS, Run, same_key};
-use crate::model::entry::Entry;
+use crate::model::Entry;
 
 /// Consecutive runs, at least one.
 pub(super) struct Page<T> {

@@ -11,7 +11,7 @@ use super::Fingerprint;
 use super::group::Group;
 use super::heads::{Heads, common_prefix, first_above};
 use super::sizes::RUN_MAX;
-use crate::model::entry::Entry;
+use crate::model::Entry;
 
 /// Pointers to at most [`RUN_MAX`] groups.
 pub(super) type Groups<T> = ArrayVec<Arc<Group<T>>, RUN_MAX>;

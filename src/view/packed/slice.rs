@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::load_lines;
 use super::root::{Near, Root};
-use crate::model::entry::Entry;
+use crate::model::Entry;
 
 /// Consecutive entries of a version, borrowed. Ranks count from the start of the slice.
 pub(crate) struct Slice<'a, T> {

@@ -9,7 +9,7 @@ use crate::journal::error::StoreError;
 use crate::journal::mirror::difference::Difference;
 use crate::journal::mirror_batch::{Cursor, Refusal};
 use crate::journal::synthesize::Telling;
-use crate::publish::feed::{Refused, Through};
+use crate::publish::{Refused, Through};
 
 /// A complete read under way.
 pub(super) struct Reading {

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::journal::{Filter, JournalOptions, Position};
-use crate::model::event::RawKeyValue;
-use crate::publish::feed::{Tap, tap};
+use crate::model::RawKeyValue;
+use crate::publish::{Tap, tap};
 
 fn place(epoch: u64, revision: i64) -> Through {
     Through { cluster_id: 7, epoch, revision }

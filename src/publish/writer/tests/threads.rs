@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::view::decode::{BadValues, DecodeError};
+use crate::view::{BadValues, DecodeError};
 
 /// Refuses values that begin with `!`, and panics at those that begin with `?`.
 fn text(kv: RawKeyValue) -> Result<String, String> {

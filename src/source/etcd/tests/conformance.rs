@@ -14,8 +14,7 @@ use etcd_client::{
 };
 
 use super::{Etcd, EtcdOptions};
-use crate::model::event::{Event, Revision};
-use crate::model::range::KeyRange;
+use crate::model::{Event, KeyRange, Revision};
 use crate::source::{
     Connection, RangePage, RangeRequest, Source, SourceError, SourceErrorKind, WatchStream,
 };

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::time::{Duration, Instant};
 
 use super::{Failure, failure};
-use crate::model::event::{Revision, WatchResponse};
+use crate::model::{Revision, WatchResponse};
 use crate::source::WatchStream;
 use crate::testing::FakeEtcd;
 

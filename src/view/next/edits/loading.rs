@@ -11,8 +11,7 @@ use smallvec::SmallVec;
 
 use super::reading::{Chunk, Chunks, Reading, Undecided};
 use super::{Decoding, Edits, Key, Next, Outcome, Shown};
-use crate::model::entry::{Entry, Numbers};
-use crate::model::event::{RawKeyValue, Revision};
+use crate::model::{Entry, Numbers, RawKeyValue, Revision};
 use crate::view::View;
 use crate::view::decode::FormerRejection;
 use crate::view::packed::{PackedBuilder, Place};

@@ -9,8 +9,7 @@ use std::vec;
 use smallvec::SmallVec;
 
 use super::Key;
-use crate::model::entry::{Numbers, ValueHash};
-use crate::model::event::{RawKeyValue, Revision};
+use crate::model::{Numbers, RawKeyValue, Revision, ValueHash};
 use crate::view::View;
 use crate::view::decode::FormerRejection;
 use crate::view::next::walk::{BadRecord, KnownKey, Walk};

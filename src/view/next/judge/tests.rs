@@ -3,7 +3,7 @@
 mod delivery;
 
 use super::*;
-use crate::model::event::Header;
+use crate::model::Header;
 
 const CLUSTER: u64 = 0xc1;
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Edit, Packed, PackedBuilder, Slice};
-use crate::model::entry::Entry;
+use crate::model::Entry;
 
 type Model = BTreeMap<Vec<u8>, Arc<Entry<u64>>>;
 type Batch = Vec<(Vec<u8>, Option<u64>)>;
