@@ -1,7 +1,9 @@
-//! The bars about reads in request handlers (R1 to R3): each look-up takes its own view.
+//! The bars about reads in request handlers: single look-ups, each with its own view (R1, R2), the same on two
+//! threads (R3), and many keys at once (R5).
 //!
 //! All contenders are measured in turn in slices of a few milliseconds at most; a bar compares the best slices.
 
+use std::hint::black_box;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
@@ -11,12 +13,14 @@ use parking_lot::RwLock;
 use crate::data::{Dataset, Shape, Writes};
 use crate::items::{self, Hash, Tree, look_up, warm, weight, weight_of};
 use crate::reads::LOOKUPS;
-use crate::report::{Report, shortest, show};
+use crate::report::{Report, shortest, show, time};
 
 /// Look-ups in one slice.
 const SLICE: usize = 5_000;
+/// Keys that R5 asks for at once.
+const MANY: usize = 100;
 /// How long the threads of R3 run in one slice.
-const THREADS_SLICE: Duration = Duration::from_millis(20);
+const THREADS_SLICE: Duration = Duration::from_millis(10);
 
 /// The limits at a number of keys: R1, R2, and both against a `BTreeMap`.
 fn limits(keys: usize) -> [f64; 3] {
@@ -76,6 +80,38 @@ fn single(report: &mut Report, keys: usize, slices: usize) {
             report.bar(id, ours / theirs, limit);
         }
     }
+}
+
+/// R5 at one number of keys: `get_many` of 100 keys against single `get`s, both in one snapshot.
+fn many_keys(report: &mut Report, keys: usize, slices: usize) {
+    let id = format!("R5@{keys}");
+    if !report.wants(&[&id]) {
+        return;
+    }
+    let data = Dataset::new(Shape::Plain, keys, 1);
+    let hits = Writes::new(Shape::Plain, &data, 2).hits(LOOKUPS);
+    let windows: Vec<&[Vec<u8>]> = hits.chunks(SLICE).collect();
+    let (ks, _writer) = items::key_space(&data);
+    let view = ks.snapshot();
+    let best = shortest(slices, |number| {
+        let keys = windows[number % windows.len()];
+        // Both read the same key space, so each needs keys that the other has not brought into the cache.
+        let others = windows[(number + windows.len() / 2) % windows.len()];
+        warm(keys);
+        warm(others);
+        let many = time(|| {
+            for keys in keys.chunks(MANY) {
+                let found = view.get_many(keys);
+                let weights = found.iter().map(|entry| entry.map_or(0, |e| e.value().weight));
+                black_box(weights.fold(0, u64::wrapping_add));
+            }
+        });
+        [many, look_up(others, |key| weight(&view, key))]
+    });
+    let [many, single] = best.map(|seconds| seconds / SLICE as f64);
+    let (mine, other) = (show(many), show(single));
+    println!("{id} get_many of {MANY} at {keys} keys, per key: {mine}, single gets {other}");
+    report.bar(&id, many / single, if keys <= 10_000 { 0.8 } else { 0.4 });
 }
 
 /// Look-ups a second of all threads together.
@@ -171,6 +207,7 @@ pub(crate) fn run(report: &mut Report, quick: bool) {
     let slices = if quick { 31 } else { 101 };
     for keys in sizes(quick) {
         single(report, *keys, slices);
+        many_keys(report, *keys, slices);
     }
-    two_threads(report, if quick { 15 } else { 31 });
+    two_threads(report, if quick { 21 } else { 51 });
 }
