@@ -4,31 +4,26 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::aside::{aside, is_long};
 use super::caught::caught;
 use super::executor::Sink;
-use super::intake::{Intake, Item};
-use super::machine::{Action, Input, Machine, Purpose};
+use super::intake::Item;
+use super::machine::{Action, Input, Machine};
 use super::options::Options;
+use super::requests::{Answer, Requests, next_chunk, next_messages};
 use super::restore::{Cause, Feed, Restored, Stored, Warm};
 use crate::model::StopReason;
 use crate::publish::{Room, Tap, Writer};
-use crate::source::{
-    Connection, RangeChunk, RangeStream, Source, SourceError, SourceErrorKind, WatchStream,
-};
-
-/// Chunks of a range stream read ahead while earlier ones are decoded.
-const CHUNKS_AHEAD: usize = 4;
+use crate::source::{RangeChunk, Source, SourceError};
 
 /// How long a mirror that stops waits until what it has shown is stored.
 const STORED_WITHIN: Duration = Duration::from_secs(10);
@@ -40,17 +35,11 @@ const STORED_WITHIN: Duration = Duration::from_secs(10);
 /// Dropping it ends the key space with [`StopReason::Shutdown`].
 pub struct Mirror<T: Send + Sync + 'static> {
     sink: Sink<T>,
-    source: Arc<dyn Source>,
     options: Options,
     machine: Machine,
-    connection: Option<Arc<dyn Connection>>,
-    requests: JoinSet<Answer>,
-    /// Answers to requests of an earlier connection are dropped by it.
-    generation: u64,
-    intake: Option<Intake>,
+    requests: Requests,
     /// Messages that came with the beginning of a proof, for after it.
     unread: VecDeque<Item>,
-    chunks: Option<mpsc::Receiver<Result<Option<RangeChunk>, SourceError>>>,
     /// What a former mirror stored, until it is taken in.
     warm: Option<Warm<T>>,
     /// What stores for a later one, until it runs.
@@ -65,31 +54,16 @@ pub struct Mirror<T: Send + Sync + 'static> {
     stopped: Option<StopReason>,
 }
 
-/// What a finished request brings.
-struct Answer {
-    generation: u64,
-    outcome: Outcome,
-}
-
-enum Outcome {
-    Input(Input),
-    Connected(Result<Box<dyn Connection>, SourceError>),
-    Watch(Result<Box<dyn WatchStream>, SourceError>),
-    RangeStream(Result<Box<dyn RangeStream>, SourceError>),
-}
-
 /// What the shell woke up for.
 enum Wake {
     Shutdown,
     Demand,
-    Answer(Answer),
+    Answer(Result<Answer, JoinError>),
     Chunk(Result<Option<RangeChunk>, SourceError>),
     Timer,
     Stored(Option<Result<Stored, Cause>>),
     /// Whoever stores what is taken in needs a complete read.
     LoadWanted,
-    /// A request panicked.
-    Lost(String),
     Messages(VecDeque<Item>),
 }
 
@@ -114,17 +88,13 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         let report = shared.report.read();
         let machine = Machine::new(options.clone(), range, endpoints, first, seed, report);
         let shutdown = shared.shutdown.subscribe();
+        let requests = Requests::new(source, Arc::clone(&shared.mirrored), options.clone());
         Mirror {
             sink: Sink::new(writer, options.name.clone()),
-            source,
+            requests,
             options,
             machine,
-            connection: None,
-            requests: JoinSet::new(),
-            generation: 0,
-            intake: None,
             unread: VecDeque::new(),
-            chunks: None,
             warm,
             keeper,
             keeping: None,
@@ -189,9 +159,12 @@ impl<T: Send + Sync + 'static> Mirror<T> {
                 Wake::Timer => self.handle(Input::Tick),
                 Wake::Stored(stored) => self.restore(stored),
                 Wake::LoadWanted => self.handle(Input::LoadWanted),
-                Wake::Answer(answer) => self.answered(answer),
+                Wake::Answer(answer) => {
+                    if let Some(input) = self.requests.finished(answer) {
+                        self.handle(input);
+                    }
+                }
                 Wake::Chunk(chunk) => self.handle(Input::Chunk(chunk)),
-                Wake::Lost(message) => self.handle(Input::Lost(message)),
                 Wake::Messages(messages) => self.receive(messages),
             }
         }
@@ -204,8 +177,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         let reason = StopReason::Panicked { message };
         self.machine.report.last_error = Some(Arc::new(reason.clone()));
         self.report();
-        self.requests.abort_all();
-        (self.connection, self.intake, self.chunks) = (None, None, None);
+        self.requests.close();
         self.stop(reason);
         self.end().await;
     }
@@ -244,19 +216,14 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             _ = self.shutdown.wait_for(|stop| *stop) => Wake::Shutdown,
             () = load_wanted(self.sink.writer.tap()) => Wake::LoadWanted,
             () = shared.waits.demanded.notified() => Wake::Demand,
-            Some(joined) = self.requests.join_next() => match joined {
-                Ok(answer) => Wake::Answer(answer),
-                Err(error) if error.is_panic() => Wake::Lost(error.to_string()),
-                // Aborted with its connection.
-                Err(_) => Wake::Timer,
-            },
-            chunk = receive_chunk(&mut self.chunks) => Wake::Chunk(chunk),
+            Some(answer) = self.requests.tasks.join_next() => Wake::Answer(answer),
+            chunk = next_chunk(&mut self.requests.chunks) => Wake::Chunk(chunk),
             // They came in time: the watch was not silent, the mirror did not listen.
-            messages = receive_messages(self.intake.as_ref()), if self.held_up && listens => {
+            messages = next_messages(self.requests.intake.as_ref()), if self.held_up && listens => {
                 Wake::Messages(messages)
             }
             () = until(deadline) => Wake::Timer,
-            messages = receive_messages(self.intake.as_ref()), if listens => {
+            messages = next_messages(self.requests.intake.as_ref()), if listens => {
                 Wake::Messages(messages)
             }
         };
@@ -310,26 +277,6 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         }
         self.warm = None;
         self.handle(Input::Start);
-    }
-
-    fn answered(&mut self, answer: Answer) {
-        if answer.generation != self.generation {
-            return;
-        }
-        match answer.outcome {
-            Outcome::Input(input) => self.handle(input),
-            Outcome::Connected(result) => {
-                let result = result.map(|connection| self.connection = Some(connection.into()));
-                self.handle(Input::Connected(result));
-            }
-            Outcome::Watch(result) => {
-                let bound = self.options.intake_bytes;
-                let result = result.map(|stream| self.intake = Some(Intake::spawn(stream, bound)));
-                self.handle(Input::WatchOpened(result));
-            }
-            Outcome::RangeStream(Ok(stream)) => self.chunks = Some(read_ahead(stream)),
-            Outcome::RangeStream(Err(error)) => self.handle(Input::Chunk(Err(error))),
-        }
     }
 
     /// Takes in all that arrived before anything is applied, so that a burst is one batch.
@@ -386,92 +333,35 @@ impl<T: Send + Sync + 'static> Mirror<T> {
     fn act(&mut self, action: Action) {
         match action {
             Action::Connect(index) => {
-                self.disconnect();
-                let connect = self.source.connect(index);
-                self.request(self.options.connect_timeout, connect, Outcome::Connected);
+                self.let_go();
+                self.requests.connect(index);
             }
-            Action::Disconnect => self.disconnect(),
+            Action::Disconnect => {
+                self.let_go();
+                self.requests.disconnect();
+            }
             Action::CloseWatch => {
-                self.intake = None;
+                self.requests.intake = None;
                 self.unread.clear();
                 self.sink.end_audit();
             }
             Action::RequestProgress => {
-                if let Some(intake) = &self.intake {
+                if let Some(intake) = &self.requests.intake {
                     intake.request_progress();
                 }
             }
             Action::AbandonLoad => {
                 self.sink.abandon();
-                self.chunks = None;
+                self.requests.chunks = None;
             }
             Action::Stop(reason) => self.stop(reason),
-            request => self.ask(request),
+            request => self.requests.ask(request),
         }
     }
 
-    /// Starts the requests that need a connection.
-    fn ask(&mut self, action: Action) {
-        let Some(connection) = self.connection.clone() else { return };
-        let limit = self.options.request_timeout;
-        match action {
-            Action::Version => {
-                let version = connection.version();
-                self.request(limit, version, |result| Outcome::Input(Input::Version(result)));
-            }
-            Action::RefreshToken => {
-                let refresh = connection.refresh_token();
-                self.request(limit, refresh, |result| {
-                    Outcome::Input(Input::TokenRefreshed(result))
-                });
-            }
-            Action::Range(asked, request) => {
-                let purpose = asked.purpose;
-                let paged =
-                    matches!(purpose, Purpose::Page | Purpose::Audit { .. } | Purpose::Compared);
-                let limit = if paged { self.options.page_timeout } else { limit };
-                let range = connection.range(*request);
-                self.request(limit, range, move |result| {
-                    Outcome::Input(Input::Range(asked, result))
-                });
-            }
-            Action::RangeStream => {
-                let stream = connection.range_stream(&self.sink.writer.shared().mirrored);
-                self.request(limit, stream, Outcome::RangeStream);
-            }
-            Action::Watch(start) => {
-                let stream = connection.watch(&self.sink.writer.shared().mirrored, start);
-                self.request(limit, stream, Outcome::Watch);
-            }
-            // All others are executed on the spot.
-            _ => {}
-        }
-    }
-
-    /// Runs a request as a task, within a time limit of the mirror's own.
-    fn request<V: Send + 'static>(
-        &mut self,
-        limit: Duration,
-        request: impl Future<Output = Result<V, SourceError>> + Send + 'static,
-        outcome: impl FnOnce(Result<V, SourceError>) -> Outcome + Send + 'static,
-    ) {
-        let generation = self.generation;
-        self.requests.spawn(async move {
-            let result = timeout(limit, request).await.unwrap_or_else(|_| {
-                let message = format!("no answer within {limit:?}");
-                Err(SourceError::new(SourceErrorKind::Timeout, message))
-            });
-            Answer { generation, outcome: outcome(result) }
-        });
-    }
-
-    fn disconnect(&mut self) {
-        self.generation += 1;
-        self.requests.abort_all();
-        self.connection = None;
-        self.intake = None;
+    /// Drops what belongs to a connection.
+    fn let_go(&mut self) {
         self.unread.clear();
-        self.chunks = None;
         self.sink.abandon();
     }
 
@@ -500,7 +390,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
 impl<T: Send + Sync + 'static> fmt::Debug for Mirror<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mirror")
-            .field("source", &self.source)
+            .field("source", &self.requests.source())
             .field("writer", &self.sink.writer)
             .finish_non_exhaustive()
     }
@@ -518,43 +408,4 @@ async fn until(deadline: Option<Instant>) {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-async fn receive_messages(intake: Option<&Intake>) -> VecDeque<Item> {
-    match intake {
-        Some(intake) => intake.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn receive_chunk(
-    chunks: &mut Option<mpsc::Receiver<Result<Option<RangeChunk>, SourceError>>>,
-) -> Result<Option<RangeChunk>, SourceError> {
-    let Some(receiver) = chunks else { return std::future::pending().await };
-    match receiver.recv().await {
-        Some(chunk) => chunk,
-        None => {
-            // The end has been delivered; nothing more comes.
-            *chunks = None;
-            std::future::pending().await
-        }
-    }
-}
-
-/// Reads a range stream a few chunks ahead, so that decoding and transport overlap.
-fn read_ahead(
-    mut stream: Box<dyn RangeStream>,
-) -> mpsc::Receiver<Result<Option<RangeChunk>, SourceError>> {
-    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-    tokio::spawn(async move {
-        loop {
-            let chunk = poll_fn(|cx| stream.poll_next(cx)).await.transpose();
-            let last = !matches!(chunk, Ok(Some(_)));
-            // A closed channel means that the load was abandoned.
-            if sender.send(chunk).await.is_err() || last {
-                return;
-            }
-        }
-    });
-    receiver
 }

@@ -15,6 +15,7 @@ mod machine;
 mod options;
 mod pager;
 mod queue;
+mod requests;
 #[cfg_attr(not(feature = "journal"), allow(dead_code, reason = "only a journal stores"))]
 mod restore;
 #[cfg(test)]
