@@ -192,21 +192,21 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // The order decides in which order rustdoc lists methods: reading first.
+mod model;
+mod view;
+mod publish;
+mod keyspace;
+mod mirror;
+mod source;
 mod follow;
+mod spaces;
 #[cfg(feature = "journal")]
 pub mod journal;
-mod keyspace;
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub mod metrics;
-mod mirror;
-mod model;
-mod publish;
-mod source;
-mod spaces;
 #[cfg(feature = "test-util")]
 pub mod testing;
-mod view;
 
 #[cfg(all(test, shuttle))]
 #[path = "../races/scenarios.rs"]

@@ -2,10 +2,12 @@
 //!
 //! Must not change data or know where it comes from.
 
-// The order decides in which order rustdoc lists the methods.
-pub(crate) mod control;
-pub(crate) mod handle;
-pub(crate) mod reading;
-pub(crate) mod waiting;
+// The order decides in which order rustdoc lists the methods: reading first.
+mod handle;
+mod waiting;
+mod reading;
+mod inspect;
+mod control;
 
-pub use self::handle::{KeySpace, Rejected, WeakKeySpace};
+pub use self::handle::{KeySpace, WeakKeySpace};
+pub use self::inspect::Rejected;

@@ -43,7 +43,7 @@ pub(crate) struct Shared<T> {
     pub(crate) times: LockTimes,
     pub(crate) timers: Timers,
     #[cfg(feature = "metrics")]
-    pub(crate) gauge: std::sync::OnceLock<Box<dyn Gauge>>,
+    pub(crate) gauge: std::sync::OnceLock<Box<dyn super::gauge::Gauge>>,
     pub(crate) mirrored: Arc<KeyRange>,
     /// Turns true when the last handle is gone or somebody asked for the end.
     pub(crate) shutdown: watch::Sender<bool>,
@@ -58,40 +58,6 @@ pub(crate) struct Shared<T> {
 pub(crate) struct Timers {
     pub(crate) load: Timer,
     pub(crate) apply: Timer,
-}
-
-/// Whoever shows figures elsewhere: the feature `metrics` has one.
-#[cfg(feature = "metrics")]
-pub(crate) trait Gauge: Send + Sync {
-    /// The figures may have changed.
-    fn show(&self, figures: &Figures<'_>);
-    /// A batch of so many events was applied.
-    fn applied(&self, events: usize);
-    /// Whom to tell the times of an observer.
-    fn observer(
-        &self,
-        registered: &'static std::panic::Location<'static>,
-    ) -> crate::publish::timer::Tell;
-    /// The key space has ended.
-    fn ended(&self);
-}
-
-/// What can be shown of a key space, without taking its lock.
-#[cfg(feature = "metrics")]
-pub(crate) struct Figures<'a> {
-    pub(crate) report: &'a crate::publish::status::Report,
-    pub(crate) revision: Revision,
-    pub(crate) confirmed: Revision,
-    pub(crate) keys: usize,
-    pub(crate) key_bytes: usize,
-    /// Takes time that grows with the number of runs.
-    pub(crate) heap_bytes: &'a dyn Fn() -> usize,
-    pub(crate) rejected: usize,
-    pub(crate) waits: usize,
-    pub(crate) followers: usize,
-    pub(crate) kept_events: usize,
-    pub(crate) resyncs: u64,
-    pub(crate) ended: bool,
 }
 
 /// How long to wait for readers before the mirror's thread is given to others, or a removed observer is
@@ -353,7 +319,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
     #[cfg(feature = "metrics")]
     pub(crate) fn show(&self, report: &crate::publish::status::Report, view: &View<T>) {
         let Some(gauge) = self.gauge.get() else { return };
-        gauge.show(&Figures {
+        gauge.show(&super::gauge::Figures {
             report,
             revision: view.revision(),
             confirmed: view.confirmed(),

@@ -8,6 +8,8 @@ mod current;
 mod cut;
 #[cfg_attr(not(feature = "journal"), allow(dead_code, reason = "only a journal stores"))]
 mod feed;
+#[cfg(feature = "metrics")]
+mod gauge;
 mod guard;
 mod history;
 mod hold;
@@ -21,13 +23,13 @@ mod wait;
 mod writer;
 
 pub(crate) use self::core::{Changes, Shared};
-#[cfg(feature = "metrics")]
-pub(crate) use self::core::{Figures, Gauge};
 pub(crate) use self::cores::Cores;
 pub(crate) use self::cut::{Answers, GaveUp, Position, Wish};
 #[cfg(feature = "journal")]
 pub(crate) use self::feed::{Refused, Tapping, tap};
 pub(crate) use self::feed::{Room, Tap, Tapped, Through};
+#[cfg(feature = "metrics")]
+pub(crate) use self::gauge::{Figures, Gauge};
 pub use self::guard::ReadGuard;
 pub(crate) use self::history::{After, HistoryBounds, Passing, Place, Step, What};
 #[cfg(all(test, shuttle))]
