@@ -8,6 +8,7 @@ mod waiting;
 mod reading;
 mod inspect;
 mod control;
+mod fixture;
 
 pub use self::handle::{KeySpace, WeakKeySpace};
 pub use self::inspect::Rejected;

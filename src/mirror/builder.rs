@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use crate::keyspace::KeySpace;
 use crate::mirror::{Feed, Mirror, OnHistoryChange, OnHold, Options, Warm};
-use crate::model::{DeltaOrigin, Entry, IntoKeyRange, KeyRange, RangeError, Revision, StopReason};
+use crate::model::{IntoKeyRange, KeyRange, RangeError, Revision, StopReason};
 use crate::publish::{
-    Awaited, Changes, Cores, FOREVER, HistoryBounds, LoadError, Shared, State, Tap, WaitError,
-    Writer,
+    Awaited, Cores, FOREVER, HistoryBounds, Shared, State, Tap, WaitError, Writer,
 };
 use crate::source::Source;
-use crate::view::{BadValues, Decoder, Decoding, PackedBuilder, View, bytes};
+use crate::view::{BadValues, Decoder, Decoding, bytes};
 
 /// A time that can be waited for: not zero, which would be a tight loop.
 fn bounded(time: Duration) -> Duration {
@@ -36,45 +35,6 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
             return Err(RangeError::Empty { range });
         }
         Ok(NeedsDecoder { range, value: PhantomData })
-    }
-
-    /// A key space of fixed entries, for tests of code that reads one. Nothing feeds it: waits for
-    /// more than its revision, the greatest among the entries, fail at once.
-    ///
-    /// ```
-    /// use etcd_keyspace::{Entry, KeyRange, KeySpace};
-    ///
-    /// let entries = [Entry::new("/weights/a", 3, 10), Entry::new("/weights/b", 5, 11)];
-    /// let ks = KeySpace::from_entries(KeyRange::prefix("/weights/"), entries)?;
-    /// assert_eq!(*ks.read().get("/weights/b").unwrap().value(), 5);
-    /// # Ok::<_, etcd_keyspace::LoadError>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`LoadError::Unordered`] for a key that is given twice or lies outside `range`.
-    pub fn from_entries(
-        range: KeyRange,
-        entries: impl IntoIterator<Item = Entry<T>>,
-    ) -> Result<Self, LoadError> {
-        let mut entries: Vec<_> = entries.into_iter().map(Arc::new).collect();
-        entries.sort_by(|a, b| a.key().cmp(b.key()));
-        let shared = Shared::new(range);
-        let mut view = View::empty(Arc::clone(&shared.mirrored));
-        let mut packed = PackedBuilder::new();
-        view.revision = 1;
-        for entry in entries {
-            view.revision = view.revision.max(entry.mod_revision());
-            let refused =
-                if shared.mirrored.contains(entry.key()) { packed.push(entry) } else { Err(entry) };
-            if let Err(entry) = refused {
-                return Err(LoadError::Unordered { key: entry.key().to_vec() });
-            }
-        }
-        view.entries = packed.finish();
-        view.confirmed = view.revision;
-        shared.publish(view, Changes::AllAdded, DeltaOrigin::Load, None);
-        shared.end(StopReason::Shutdown);
-        Ok(KeySpace::new(shared))
     }
 }
 
