@@ -3,39 +3,22 @@
 //! Owns [`Builder`] with the documentation of every option. Must not do I/O itself.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::keyspace::KeySpace;
 use crate::mirror::{Feed, Mirror, OnHistoryChange, OnHold, Options, Warm};
-use crate::model::{IntoKeyRange, KeyRange, RangeError, Revision, StopReason};
+use crate::model::{KeyRange, Revision, StopReason};
 use crate::publish::{
     Awaited, Cores, FOREVER, HistoryBounds, Shared, State, Tap, WaitError, Writer,
 };
 use crate::source::Source;
-use crate::view::{BadValues, Decoder, Decoding, bytes};
+use crate::view::{BadValues, Decoding};
 
 /// A time that can be waited for: not zero, which would be a tight loop.
 fn bounded(time: Duration) -> Duration {
     time.clamp(Duration::from_millis(1), FOREVER)
-}
-
-impl<T: Send + Sync + 'static> KeySpace<T> {
-    /// Begins to build a key space of `range`: a clean path such as `"/backends/"`, whose keys are
-    /// those that begin with it, or any [`KeyRange`].
-    ///
-    /// # Errors
-    /// [`RangeError::UncleanPath`] names the clean form of the path; [`RangeError::Empty`] when no
-    /// key can lie in the range.
-    pub fn builder(range: impl IntoKeyRange) -> Result<NeedsDecoder<T>, RangeError> {
-        let range = range.into_key_range()?;
-        if range.is_empty() {
-            return Err(RangeError::Empty { range });
-        }
-        Ok(NeedsDecoder { range, value: PhantomData })
-    }
 }
 
 /// Where data comes from before etcd, and where it goes besides.
@@ -51,51 +34,6 @@ type MakeKeeper = Box<dyn FnOnce(&Options, &KeyRange) -> (Tap, Feed) + Send>;
 impl<T> Default for Store<T> {
     fn default() -> Self {
         Store { warm: None, keeper: None }
-    }
-}
-
-/// A builder that has its range and needs to know how values are decoded.
-#[must_use = "give it a decoder"]
-pub struct NeedsDecoder<T> {
-    range: KeyRange,
-    value: PhantomData<fn() -> T>,
-}
-
-impl<T: Send + Sync + 'static> NeedsDecoder<T> {
-    /// Decodes values with `decoder`: any `Fn(RawKeyValue) -> Result<T, E>`,
-    /// [`json()`](crate::json), or a type of your own.
-    pub fn decoder(self, decoder: impl Decoder<T>) -> Builder<T> {
-        let decoding = Decoding { decoder: Arc::new(decoder), bad_values: BadValues::default() };
-        Builder {
-            range: self.range,
-            decoding,
-            cores: None,
-            history: None,
-            store: Store::default(),
-            options: Options::default(),
-        }
-    }
-
-    /// Decodes values as JSON; short for `decoder(json())`.
-    #[cfg(feature = "json")]
-    pub fn json(self) -> Builder<T>
-    where
-        T: serde::de::DeserializeOwned,
-    {
-        self.decoder(crate::view::json())
-    }
-}
-
-impl NeedsDecoder<Vec<u8>> {
-    /// Keeps values as the bytes they are; short for `decoder(bytes())`.
-    pub fn bytes(self) -> Builder<Vec<u8>> {
-        self.decoder(bytes())
-    }
-}
-
-impl<T> fmt::Debug for NeedsDecoder<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NeedsDecoder").field("range", &self.range).finish()
     }
 }
 
@@ -136,6 +74,11 @@ pub struct Builder<T> {
 }
 
 impl<T: Send + Sync + 'static> Builder<T> {
+    pub(super) fn new(range: KeyRange, decoding: Decoding<T>) -> Self {
+        let (store, options) = (Store::default(), Options::default());
+        Builder { range, decoding, cores: None, history: None, store, options }
+    }
+
     /// Names the key space in logs, traces and metrics; without a name it is called after its range in
     /// logs, and `unnamed` in metrics, whose labels must not show keys.
     pub fn name(mut self, name: impl Into<String>) -> Self {

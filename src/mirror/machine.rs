@@ -15,6 +15,7 @@ mod freshness;
 mod held;
 mod io;
 mod load;
+mod phase;
 mod proof;
 mod reload;
 mod retreat;
@@ -42,68 +43,9 @@ use self::evidence::Evidence;
 use self::freshness::Freshness;
 pub(crate) use self::held::removes_too_much;
 pub(crate) use self::io::{Action, Asked, Input, Known, LoadReason, Purpose};
+use self::phase::{EndpointMemory, Phase, Reload};
 pub(crate) use self::proof::Basis;
 use self::proof::Proof;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Between attempts; unless it is fixed, a wait shortens the pause.
-    Waiting {
-        until: Instant,
-        since: Instant,
-        fixed: bool,
-    },
-    Connecting,
-    Versioning,
-    RefreshingToken,
-    Identifying,
-    /// The store's content is compared with the data.
-    Proving,
-    Loading,
-    /// Everything is read, and waits to be accepted.
-    Held,
-    /// The watch is being opened.
-    Opening,
-    /// The watch is open; its `created` is to come.
-    Creating {
-        until: Instant,
-    },
-    Live,
-    Stopped,
-}
-
-/// A load that has to be made.
-#[derive(Debug, Clone, Copy)]
-struct Reload {
-    same_history: bool,
-    /// Events are known to be lost, so other keys in etcd do not mean another history.
-    doubted: bool,
-    reason: LoadReason,
-}
-
-impl Reload {
-    /// There is nothing yet.
-    const FIRST: Reload =
-        Reload { same_history: true, doubted: false, reason: LoadReason::Initial };
-    /// The history is the one the data is of, and a part of it is compacted.
-    const COMPACTED: Reload = Reload { reason: LoadReason::Compacted, ..Reload::FIRST };
-    /// The same, and a part of it is too large to be had.
-    const OVERSIZED: Reload = Reload { reason: LoadReason::Oversized, ..Reload::FIRST };
-    /// The same, and whoever stores what is taken in needs all of it.
-    const STORED: Reload = Reload { reason: LoadReason::Stored, ..Reload::FIRST };
-    /// The same, but what is known of it has gaps.
-    const GAPS: Reload = Reload { doubted: true, reason: LoadReason::Gap, ..Reload::FIRST };
-    const ANEW: Reload =
-        Reload { same_history: false, doubted: false, reason: LoadReason::History };
-}
-
-/// What is remembered of an endpoint across connections to it.
-#[derive(Debug, Clone, Copy, Default)]
-struct EndpointMemory {
-    no_range_stream: bool,
-    /// Progress requests are swallowed, as by a gRPC proxy.
-    no_progress: bool,
-}
 
 /// The decisions of one mirror.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ mod machine;
 mod options;
 mod pager;
 mod queue;
+mod range_builder;
 mod requests;
 #[cfg_attr(not(feature = "journal"), allow(dead_code, reason = "only a journal stores"))]
 mod restore;
@@ -22,13 +23,14 @@ mod restore;
 mod tests;
 
 pub(crate) use self::backoff::Backoff;
-pub use self::builder::{Builder, NeedsDecoder};
+pub use self::builder::Builder;
 pub use self::driver::Mirror;
 #[cfg(feature = "journal")]
 pub use self::options::OnBadStore;
 pub(crate) use self::options::{Budget, Options};
 pub use self::options::{OnHistoryChange, OnHold};
 pub(crate) use self::queue::Bounds;
+pub use self::range_builder::NeedsDecoder;
 #[cfg(feature = "journal")]
 pub(crate) use self::restore::{Cause, Stored};
 pub(crate) use self::restore::{Feed, Warm};

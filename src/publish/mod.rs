@@ -14,6 +14,7 @@ mod guard;
 mod history;
 mod hold;
 mod observer;
+mod outcome;
 mod reentry;
 mod snapshot;
 mod status;
@@ -40,6 +41,7 @@ pub(crate) use self::observer::Slot;
 pub use self::observer::{
     Derived, DerivedError, Earlier, Observer, PoisonedObserver, SharedDerived,
 };
+pub use self::outcome::{Applied, LoadError};
 pub(crate) use self::reentry::{in_observer, refuse_in_observer};
 pub use self::snapshot::Snapshot;
 pub(crate) use self::status::Report;
@@ -55,4 +57,4 @@ pub use self::wait::WaitError;
 pub(crate) use self::wait::{Awaited, Contact, Demand};
 #[cfg(all(test, shuttle))]
 pub(crate) use self::wait::{Wait, Waits};
-pub use self::writer::{Applied, LoadError, Writer};
+pub use self::writer::Writer;

@@ -5,6 +5,7 @@
 
 mod decode;
 mod next;
+mod outside;
 mod packed;
 mod range;
 
@@ -12,12 +13,13 @@ mod range;
 pub use self::decode::json;
 pub use self::decode::{BadValues, BoxError, DecodeError, Decoder, bytes};
 pub(crate) use self::decode::{FormerRejection, caught_message};
+pub use self::next::continuity::{ApplyError, Break, Continuity, Tolerated};
 pub(crate) use self::next::edits::{Decoding, Loading, Next, after_batch};
-pub use self::next::judge::{ApplyError, Break, Continuity, Tolerated};
 pub(crate) use self::next::judge::{Known, judge};
 pub(crate) use self::next::walk::{
     BadRecord, Comparison, Differing, Write, bytes_within, newest_writes,
 };
+pub use self::outside::OutsideRange;
 pub(crate) use self::packed::{Fingerprint, Packed, PackedBuilder};
 
 use std::fmt;
@@ -379,35 +381,5 @@ fn ok<V>(result: Result<V, OutsideRange>) -> V {
     match result {
         Ok(value) => value,
         Err(error) => panic!("{error}; use the `try_` form for keys that come from users"),
-    }
-}
-
-/// A query reached outside the mirrored range, where the view knows nothing.
-///
-/// Ask the key space that mirrors the keys, or etcd.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{asked} is outside the mirrored range {mirrored}")]
-#[non_exhaustive]
-pub struct OutsideRange {
-    /// What was asked for.
-    pub asked: KeyRange,
-    /// What the key space mirrors.
-    pub mirrored: KeyRange,
-}
-
-impl OutsideRange {
-    /// Gives a range back of which everything is mirrored.
-    pub(crate) fn check(asked: KeyRange, mirrored: &KeyRange) -> Result<KeyRange, OutsideRange> {
-        let (start, end) = (mirrored.start(), mirrored.end());
-        // An open end means as far as is mirrored; a bound that is given must lie within, also the
-        // only one: beyond it nothing is known.
-        let within = |bound: &[u8]| start <= bound && end.is_none_or(|end| bound <= end);
-        let low = asked.start().is_empty() || within(asked.start());
-        let high = asked.end().is_none_or(within);
-        if (low && high) || asked.is_empty() {
-            Ok(asked)
-        } else {
-            Err(OutsideRange { asked, mirrored: mirrored.clone() })
-        }
     }
 }

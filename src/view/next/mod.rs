@@ -2,6 +2,7 @@
 //!
 //! Pure functions. Must not publish.
 
+pub(crate) mod continuity;
 pub(crate) mod edits;
 pub(crate) mod judge;
 pub(crate) mod walk;
