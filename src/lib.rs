@@ -83,24 +83,6 @@
 //! 11. **C11 Input never panics.** Whatever etcd or a proxy sends: a typed error or a documented
 //!     tolerance. Panics are for bugs of the caller, documented, with the caller's location.
 //!
-//! # How it is built
-//!
-//! ```text
-//! edges    KeySpaces: mirrors on demand, cuts    journal    metrics    testing
-//! fan-out  changes, events, followers, notify, blocking reads, tokens
-//! driver   Mirror: decides without I/O, a thin async shell executes
-//!            └> Source: etcd, or the fake of `testing`
-//! locked   Writer -> KeySpace -> observers, waits, status, interests, history, tap
-//! pure     batch -> delta      view -> packed storage      decode
-//! words    range   event   entry   error
-//! ```
-//!
-//! Imports go down only. [`Mirror`] owns the [`Writer`], the only type that changes a key space; a
-//! [`KeySpace`] is a handle that is cheap to clone. Read guards, snapshots and observers all give the
-//! same `&View<T>`. [`Builder::start`] spawns the mirror; [`Builder::build`] gives the handle before the
-//! load and leaves the mirror to you; [`Builder::writer`] and [`KeySpace::from_entries`] do without a
-//! source, for tests.
-//!
 //! # Batches
 //!
 //! When nothing was applied within the last [`apply_delay`](Builder::apply_delay) (30 ms), a response is

@@ -1,6 +1,6 @@
 //! Following a key space outside its lock.
 //!
-//! Owns the ways to follow; all of them stand on one registration of a range (`interest`) and on the
+//! Owns the ways to follow; all of them stand on one registration of a range (`subscription`) and on the
 //! difference of two views, but for `events`, which stands on the kept steps (`history`). Must not be
 //! known to the writer: nothing a consumer does reaches it (C9).
 

@@ -3,9 +3,9 @@
 //! Owns what the loop knows and the phase it is in. No I/O, no clock of its own, no task, no lock,
 //! nothing generic in the value type: so one logic runs by hand, under simulation and for real.
 //! The phases are in `connect` (reach an endpoint), `proof` (compare its content with the data), `load`
-//! (read everything), `held` (wait for a decision) and `live` (follow the watch; `freshness` says what is
+//! (read everything), `held` (wait for a decision) and `watch` (follow it; `freshness` says what is
 //! asked of it meanwhile), with `audit` and `cut` beside it. `evidence` examines every linearizable
-//! answer; `failure` and `reload` are the ways back. Must not execute anything.
+//! answer; `retreat` and `reload` are the ways back. Must not execute anything.
 
 mod audit;
 mod connect;

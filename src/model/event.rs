@@ -1,7 +1,7 @@
 //! The crate's own words for what etcd sends: records, events, watch responses.
 //!
-//! Owns plain data only. Must not name any client library, so that a new client never changes the
-//! layers above, and must not judge what it carries: checking is the business of `batch`.
+//! Plain data. It names no client library, so that a new client changes no other room, and checks nothing:
+//! that is done by `view::next::judge`.
 
 /// A store-wide logical time of etcd: each successful write transaction adds one.
 ///

@@ -1,6 +1,6 @@
 //! The published view, for readers that take no lock.
 //!
-//! Owns the cell that holds it, and what a load of the cell returns. Only `shared` stores into the cell,
+//! Owns the cell that holds it, and what a load of the cell returns. Only `core` stores into the cell,
 //! under the write lock; see docs/storage.md, "Reading without a lock".
 
 use std::ops::Deref;

@@ -1,7 +1,7 @@
-//! Turning etcd's bytes into the application's type, and what happens to bytes that refuse.
+//! From etcd's bytes to the application's type, and the record of bytes that do not decode.
 //!
-//! Owns the [`Decoder`] trait, the ready-made decoders and [`Rejection`]. Runs outside every lock.
-//! Must not decide what a view shows for a rejected value: that is the business of `edits`.
+//! Owns the [`Decoder`] trait, the ready-made decoders and [`Rejection`]. Decoders run outside every lock.
+//! What a view shows for a rejected value is decided in `next::edits`.
 
 use std::any::Any;
 use std::error::Error as StdError;

@@ -1,7 +1,7 @@
 //! The read surface: everything that can be asked of the mirrored keys at one point in time.
 //!
-//! Owns [`View`], its queries and the rule for keys outside the mirrored range. Pure: a view is a value that never changes. Must not know locks, so the same methods
-//! serve guards, snapshots and observers.
+//! Owns [`View`] and its queries. Pure: a view is a value that never changes, and knows no lock, so the same
+//! methods serve guards, snapshots and observers. `next` makes the next view, `packed` stores the entries.
 
 mod decode;
 mod next;

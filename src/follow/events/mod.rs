@@ -1,7 +1,7 @@
 //! Every event of a range, one by one, at the consumer's own pace.
 //!
-//! Owns [`Events`] and its public face; how it goes from event to event is told in `telling`. Holds the
-//! step it reads and nothing else; a consumer that falls behind the history is told the whole range.
+//! Owns [`Events`]; `cursor` goes from event to event. It holds the step that it reads and nothing else. A
+//! consumer that falls behind the history gets the whole range.
 
 mod cursor;
 mod event;

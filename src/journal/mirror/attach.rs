@@ -1,7 +1,7 @@
 //! A mirror's part in a journal: storing what it takes in, and starting from what is stored.
 //!
 //! Owns [`Builder::journal`] and [`Builder::restore`], by what name a mirror is stored, and reading what
-//! is stored for one that starts. Must not store: that is the business of `keeper`.
+//! is stored for one that starts. `appender` stores.
 
 use std::sync::Arc;
 
