@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use futures_core::{FusedStream, Stream};
 
-use super::subscription::Interested;
+use super::subscription::Subscription;
 use super::validator::Validator;
 use crate::keyspace::KeySpace;
 use crate::model::{Change, Delta, DeltaOrigin, KeyRange, Revision, StopReason};
@@ -29,7 +29,7 @@ struct Told<T> {
 /// Made by [`KeySpace::changes`]. A [`Stream`], with an inherent [`next`](Changes::next). It counts as
 /// a handle of the key space, so the mirror lives on while it does.
 pub struct Changes<T: Send + Sync + 'static> {
-    interested: Interested<T>,
+    interested: Subscription<T>,
     told: Option<Told<T>>,
     nothing: Packed<T>,
     /// The stream has given its end.
@@ -91,7 +91,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// [`OutsideRange`] when the key space cannot know all keys of the range.
     pub fn try_changes(&self, range: impl Into<KeyRange>) -> Result<Changes<T>, OutsideRange> {
         let range = OutsideRange::check(range.into(), self.mirrored())?;
-        let interested = Interested::new(self, range);
+        let interested = Subscription::new(self, range);
         Ok(Changes { interested, told: None, nothing: Packed::default(), finished: false })
     }
 }

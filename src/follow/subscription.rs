@@ -10,26 +10,26 @@ use crate::model::{KeyRange, StopReason};
 use crate::publish::{Bell, Ticket};
 
 /// A followed range of a key space, which it keeps alive like any handle.
-pub(super) struct Interested<T: Send + Sync + 'static> {
+pub(super) struct Subscription<T: Send + Sync + 'static> {
     pub(super) ks: KeySpace<T>,
     ticket: Ticket,
     /// Among those who follow the history, or those who follow what is shown.
     history: bool,
 }
 
-impl<T: Send + Sync + 'static> Interested<T> {
+impl<T: Send + Sync + 'static> Subscription<T> {
     pub(super) fn new(ks: &KeySpace<T>, range: KeyRange) -> Self {
         let ticket = ks.shared().interests.register(range);
-        Interested { ks: ks.clone(), ticket, history: false }
+        Subscription { ks: ks.clone(), ticket, history: false }
     }
 
     /// Registered for every event of the range, also for those that a step undid.
     pub(super) fn in_history(ks: &KeySpace<T>, range: KeyRange) -> Self {
         let ticket = ks.shared().history.interests.register(range);
-        Interested { ks: ks.clone(), ticket, history: true }
+        Subscription { ks: ks.clone(), ticket, history: true }
     }
 
-    /// What wakes a waiting [`touched`](Interested::touched) without any change.
+    /// What wakes a waiting [`touched`](Subscription::touched) without any change.
     pub(super) fn bell(&self) -> Bell {
         self.ticket.bell()
     }
@@ -51,7 +51,7 @@ impl<T: Send + Sync + 'static> Interested<T> {
     pub(super) fn poll_touched(&self, cx: &mut Context<'_>) -> Poll<()> {
         let touched = self.ticket.poll_touched(cx);
         if touched.is_pending() {
-            self.ks.shared().refuse_waiting();
+            self.ks.shared().forbid_waiting();
         }
         touched
     }
@@ -66,7 +66,7 @@ impl<T: Send + Sync + 'static> Interested<T> {
     }
 }
 
-impl<T: Send + Sync + 'static> Drop for Interested<T> {
+impl<T: Send + Sync + 'static> Drop for Subscription<T> {
     fn drop(&mut self) {
         let shared = self.ks.shared();
         let interests = if self.history { &shared.history.interests } else { &shared.interests };

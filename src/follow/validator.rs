@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::subscription::Interested;
+use super::subscription::Subscription;
 use crate::keyspace::KeySpace;
 use crate::model::KeyRange;
 use crate::publish::{ReadGuard, WaitError};
@@ -157,7 +157,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     ) -> Result<(ReadGuard<'_, T>, Validator), WaitError> {
         let range = range.into();
         self.loaded().await?;
-        let interested = Interested::new(self, range.clone());
+        let interested = Subscription::new(self, range.clone());
         let differs = async {
             loop {
                 let ended = interested.ended();

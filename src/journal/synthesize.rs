@@ -60,16 +60,16 @@ pub(super) fn short(name: &str) -> &str {
 
 /// What each change of a batch is told as, in their order.
 #[derive(Debug)]
-pub(super) struct Telling {
+pub(super) struct Synthesizer {
     names: Arc<Names>,
     told: Vec<(Operation, Revision)>,
     synthesized: bool,
 }
 
-impl Telling {
+impl Synthesizer {
     /// Of changes that etcd has sent as they are, or else of a difference.
     pub(super) fn new(names: &Arc<Names>, synthesized: bool) -> Self {
-        Telling { names: Arc::clone(names), told: Vec::new(), synthesized }
+        Synthesizer { names: Arc::clone(names), told: Vec::new(), synthesized }
     }
 
     /// Tells the next change.

@@ -14,15 +14,15 @@ use crate::publish::{
 use crate::view::View;
 
 /// Does what is due when the last handle is gone: as a rule, tells the mirror.
-struct Lifeline(Option<Box<dyn FnOnce() + Send + Sync>>);
+struct OnLastDrop(Option<Box<dyn FnOnce() + Send + Sync>>);
 
-impl Lifeline {
+impl OnLastDrop {
     fn new(last: impl FnOnce() + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Lifeline(Some(Box::new(last))))
+        Arc::new(OnLastDrop(Some(Box::new(last))))
     }
 }
 
-impl Drop for Lifeline {
+impl Drop for OnLastDrop {
     fn drop(&mut self) {
         if let Some(last) = self.0.take() {
             last();
@@ -36,7 +36,7 @@ impl Drop for Lifeline {
 /// dropped the mirror's task ends. Start one with [`KeySpace::builder`].
 pub struct KeySpace<T> {
     pub(super) shared: Arc<Shared<T>>,
-    lifeline: Arc<Lifeline>,
+    lifeline: Arc<OnLastDrop>,
 }
 
 impl<T> Clone for KeySpace<T> {
@@ -48,7 +48,7 @@ impl<T> Clone for KeySpace<T> {
 impl<T: Send + Sync + 'static> KeySpace<T> {
     pub(crate) fn new(shared: Arc<Shared<T>>) -> Self {
         let shutdown = shared.shutdown.clone();
-        let lifeline = Lifeline::new(move || {
+        let lifeline = OnLastDrop::new(move || {
             shutdown.send_replace(true);
         });
         KeySpace { shared, lifeline }
@@ -57,9 +57,9 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// A handle whose clones keep this one's mirror alive, and which says when the last is gone.
     ///
     /// `returned` runs wherever that one is dropped, so it must neither block nor take other locks.
-    pub(crate) fn lend(&self, returned: impl FnOnce() + Send + Sync + 'static) -> Self {
+    pub(crate) fn with_own_count(&self, returned: impl FnOnce() + Send + Sync + 'static) -> Self {
         let owner = Arc::clone(&self.lifeline);
-        let lifeline = Lifeline::new(move || {
+        let lifeline = OnLastDrop::new(move || {
             returned();
             drop(owner);
         });
@@ -282,7 +282,7 @@ impl<T> fmt::Debug for KeySpace<T> {
 /// A handle that does not keep the mirror alive.
 pub struct WeakKeySpace<T> {
     shared: Weak<Shared<T>>,
-    lifeline: Weak<Lifeline>,
+    lifeline: Weak<OnLastDrop>,
 }
 
 impl<T> WeakKeySpace<T> {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::handle::KeySpace;
 use crate::model::Revision;
-use crate::publish::{ObserverTimes, State, Stats, Status, in_observer, refuse_in_observer};
+use crate::publish::{ObserverTimes, State, Stats, Status, forbid_in_observer, in_observer};
 use crate::view::DecodeError;
 
 /// A key whose newest value could not be decoded.
@@ -52,7 +52,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
             epoch: published.epoch,
             state_age: age(report.state_since),
             #[cfg(feature = "journal")]
-            store_error: self.shared.tapped.get().and_then(|room| room.error()),
+            store_error: self.shared.feed_state.get().and_then(|room| room.error()),
             restored_age: report
                 .stored_at
                 .filter(|_| report.current_as_of.is_none())
@@ -110,7 +110,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     #[must_use]
     #[track_caller]
     pub fn observer_times(&self) -> Vec<ObserverTimes> {
-        refuse_in_observer(self.shared.id(), "reading");
+        forbid_in_observer(self.shared.id(), "reading");
         let guard = self.shared.read_past_writers();
         let times = guard.observers.times();
         times.map(|(registered, runs)| ObserverTimes { registered, runs }).collect()

@@ -56,7 +56,7 @@ use std::time::{Duration, Instant, SystemTime};
 use ::metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use parking_lot::Mutex;
 
-use crate::publish::{Counters, Figures, Gauge as Shows, Shared, State, Tell};
+use crate::publish::{Counters, Figures, Gauge as Shows, OnRecord, Shared, State};
 
 mod names;
 
@@ -69,7 +69,8 @@ const BYTES_EVERY: Duration = Duration::from_secs(1);
 pub(crate) fn attach<T: Send + Sync + 'static>(shared: &Shared<T>, name: &str) {
     describe();
     let name: Arc<str> = if name.is_empty() { "unnamed".into() } else { name.into() };
-    let duration = |histogram: Histogram| -> Tell { Box::new(move |took| histogram.record(took)) };
+    let duration =
+        |histogram: Histogram| -> OnRecord { Box::new(move |took| histogram.record(took)) };
     let label = || ("keyspace", name.to_string());
     shared.timers.load.pass_on(duration(histogram!(names::LOAD_DURATION, &[label()])));
     shared.timers.apply.pass_on(duration(histogram!(names::APPLY_DURATION, &[label()])));
@@ -256,7 +257,7 @@ impl Shows for Told {
         self.apply_events.record(float(events));
     }
 
-    fn observer(&self, registered: &'static Location<'static>) -> Tell {
+    fn observer(&self, registered: &'static Location<'static>) -> OnRecord {
         let place = format!("{}:{}", registered.file(), registered.line());
         let labels = [("keyspace", self.name.to_string()), ("observer", place)];
         let histogram = histogram!(names::OBSERVER_DURATION, &labels);

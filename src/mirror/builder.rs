@@ -8,17 +8,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::keyspace::KeySpace;
-use crate::mirror::{Feed, Mirror, OnHistoryChange, OnHold, Options, Warm};
+use crate::mirror::{Feed, Mirror, OnHistoryChange, OnHold, Options, Restore};
 use crate::model::{KeyRange, Revision, StopReason};
 use crate::publish::{
-    Awaited, Cores, FOREVER, HistoryBounds, Shared, State, Tap, WaitError, Writer,
+    Awaited, Cores, FeedSender, HistoryBounds, MAX_DURATION, Shared, State, WaitError, Writer,
 };
 use crate::source::Source;
 use crate::view::{BadValues, Decoding};
 
 /// A time that can be waited for: not zero, which would be a tight loop.
 fn bounded(time: Duration) -> Duration {
-    time.clamp(Duration::from_millis(1), FOREVER)
+    time.clamp(Duration::from_millis(1), MAX_DURATION)
 }
 
 /// Where data comes from before etcd, and where it goes besides.
@@ -28,8 +28,8 @@ struct Store<T> {
 }
 
 /// Made with the name and the range of the key space.
-type MakeWarm<T> = Box<dyn FnOnce(&str, &KeyRange) -> Warm<T> + Send>;
-type MakeKeeper = Box<dyn FnOnce(&Options, &KeyRange) -> (Tap, Feed) + Send>;
+type MakeWarm<T> = Box<dyn FnOnce(&str, &KeyRange) -> Restore<T> + Send>;
+type MakeKeeper = Box<dyn FnOnce(&Options, &KeyRange) -> (FeedSender, Feed) + Send>;
 
 impl<T> Default for Store<T> {
     fn default() -> Self {
@@ -91,7 +91,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// A throttle, not a debounce: the first response after a quiet time is applied at once, and
     /// under steady load there is one apply per delay. Zero applies every response by itself.
     pub fn apply_delay(mut self, delay: Duration) -> Self {
-        self.options.apply_delay = delay.min(FOREVER);
+        self.options.apply_delay = delay.min(MAX_DURATION);
         self
     }
 
@@ -301,7 +301,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
     #[cfg(feature = "journal")]
     pub(crate) fn warm(
         mut self,
-        warm: impl FnOnce(&str, &KeyRange) -> Warm<T> + Send + 'static,
+        warm: impl FnOnce(&str, &KeyRange) -> Restore<T> + Send + 'static,
     ) -> Self {
         self.store.warm = Some(Box::new(warm));
         self
@@ -311,7 +311,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
     #[cfg(feature = "journal")]
     pub(crate) fn keeper(
         mut self,
-        keeper: impl FnOnce(&Options, &KeyRange) -> (Tap, Feed) + Send + 'static,
+        keeper: impl FnOnce(&Options, &KeyRange) -> (FeedSender, Feed) + Send + 'static,
     ) -> Self {
         self.store.keeper = Some(Box::new(keeper));
         self
@@ -379,7 +379,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
         let warm = warm.map(|warm| warm(&options.name, &range));
         let keeper = keeper.map(|keeper| {
             let (tap, keeper) = keeper(&options, &range);
-            writer.set_tap(tap);
+            writer.attach_feed(tap);
             keeper
         });
         #[cfg(feature = "metrics")]

@@ -15,14 +15,14 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::aside::{aside, is_long};
 use super::caught::caught;
-use super::executor::Sink;
+use super::executor::Executor;
 use super::intake::Item;
 use super::machine::{Action, Input, Machine};
 use super::options::Options;
 use super::requests::{Answer, Requests, next_chunk, next_messages};
-use super::restore::{Cause, Feed, Restored, Stored, Warm};
+use super::restore::{Cause, Feed, Restore, Restored, Stored};
 use crate::model::StopReason;
-use crate::publish::{Room, Tap, Writer};
+use crate::publish::{FeedSender, FeedState, Writer};
 use crate::source::{RangeChunk, Source, SourceError};
 
 /// How long a mirror that stops waits until what it has shown is stored.
@@ -34,19 +34,19 @@ const STORED_WITHIN: Duration = Duration::from_secs(10);
 /// gives it to be spawned later ([`run`](Mirror::run)) or driven by hand ([`step`](Mirror::step)).
 /// Dropping it ends the key space with [`StopReason::Shutdown`].
 pub struct Mirror<T: Send + Sync + 'static> {
-    sink: Sink<T>,
+    sink: Executor<T>,
     options: Options,
     machine: Machine,
     requests: Requests,
     /// Messages that came with the beginning of a proof, for after it.
     unread: VecDeque<Item>,
     /// What a former mirror stored, until it is taken in.
-    warm: Option<Warm<T>>,
+    warm: Option<Restore<T>>,
     /// What stores for a later one, until it runs.
     keeper: Option<Feed>,
     keeping: Option<JoinHandle<()>>,
     /// Whoever stores had no room, so that messages may have come since that nobody has looked at.
-    held_up: bool,
+    backpressured: bool,
     shutdown: watch::Receiver<bool>,
     started: bool,
     /// Why it is about to stop, and when at the latest.
@@ -63,7 +63,7 @@ enum Wake {
     Timer,
     Stored(Option<Result<Stored, Cause>>),
     /// Whoever stores what is taken in needs a complete read.
-    LoadWanted,
+    ReloadRequested,
     Messages(VecDeque<Item>),
 }
 
@@ -73,7 +73,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         writer: Writer<T>,
         source: Arc<dyn Source>,
         options: Options,
-        warm: Option<Warm<T>>,
+        warm: Option<Restore<T>>,
         keeper: Option<Feed>,
     ) -> Self {
         let shared = writer.shared();
@@ -90,7 +90,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         let shutdown = shared.shutdown.subscribe();
         let requests = Requests::new(source, Arc::clone(&shared.mirrored), options.clone());
         Mirror {
-            sink: Sink::new(writer, options.name.clone()),
+            sink: Executor::new(writer, options.name.clone()),
             requests,
             options,
             machine,
@@ -98,7 +98,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             warm,
             keeper,
             keeping: None,
-            held_up: false,
+            backpressured: false,
             shutdown,
             started: false,
             stopping: None,
@@ -144,7 +144,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             self.started = true;
             let feed = self.warm.as_mut().and_then(|warm| warm.feed.take());
             feed.into_iter().for_each(|feed| drop(self.spawn("reads stored data", feed, None)));
-            let room = self.sink.writer.tap().map(Tap::shared);
+            let room = self.sink.writer.tap().map(FeedSender::shared);
             self.keeping = self.keeper.take().map(|keeper| self.spawn("stores", keeper, room));
             if self.warm.is_none() {
                 self.handle(Input::Start);
@@ -158,7 +158,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
                 }
                 Wake::Timer => self.handle(Input::Tick),
                 Wake::Stored(stored) => self.restore(stored),
-                Wake::LoadWanted => self.handle(Input::LoadWanted),
+                Wake::ReloadRequested => self.handle(Input::ReloadRequested),
                 Wake::Answer(answer) => {
                     if let Some(input) = self.requests.finished(answer) {
                         self.handle(input);
@@ -184,7 +184,12 @@ impl<T: Send + Sync + 'static> Mirror<T> {
 
     /// Runs a task beside the mirror, which continues without it after a panic. The panic is logged, and
     /// is the store error of the room if there is one.
-    fn spawn(&self, what: &'static str, task: Feed, room: Option<Arc<Room>>) -> JoinHandle<()> {
+    fn spawn(
+        &self,
+        what: &'static str,
+        task: Feed,
+        room: Option<Arc<FeedState>>,
+    ) -> JoinHandle<()> {
         let name = self.options.name.clone();
         tokio::spawn(async move {
             if let Err(message) = caught(task).await {
@@ -214,12 +219,12 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             biased;
             // An error means that no handle and no key space is left, which is the same.
             _ = self.shutdown.wait_for(|stop| *stop) => Wake::Shutdown,
-            () = load_wanted(self.sink.writer.tap()) => Wake::LoadWanted,
+            () = reload_requested(self.sink.writer.tap()) => Wake::ReloadRequested,
             () = shared.waits.demanded.notified() => Wake::Demand,
             Some(answer) = self.requests.tasks.join_next() => Wake::Answer(answer),
             chunk = next_chunk(&mut self.requests.chunks) => Wake::Chunk(chunk),
             // They came in time: the watch was not silent, the mirror did not listen.
-            messages = next_messages(self.requests.intake.as_ref()), if self.held_up && listens => {
+            messages = next_messages(self.requests.intake.as_ref()), if self.backpressured && listens => {
                 Wake::Messages(messages)
             }
             () = until(deadline) => Wake::Timer,
@@ -228,7 +233,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             }
         };
         if matches!(wake, Wake::Messages(_) | Wake::Timer) {
-            self.held_up = false;
+            self.backpressured = false;
         }
         wake
     }
@@ -239,7 +244,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             match (&mut self.warm, self.sink.writer.tap()) {
                 (Some(warm), _) => Some(Wake::Stored(warm.next().await)),
                 (None, Some(tap)) => {
-                    self.held_up |= !tap.has_room();
+                    self.backpressured |= !tap.has_room();
                     tap.room().await;
                     None
                 }
@@ -298,7 +303,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
 
     fn decide(&mut self, input: Input) {
         let demand = self.sink.writer.shared().waits.demand();
-        self.machine.wish = self.sink.writer.shared().cuts.wish();
+        self.machine.cut_request = self.sink.writer.shared().cuts.requested();
         self.machine.handle(Instant::now(), demand, input);
         // Before any action that follows from it can meet a wait.
         self.sink.writer.shared().waits.contact(self.machine.contact());
@@ -370,7 +375,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             StopReason::Shutdown => tracing::info!(name = %self.options.name, "mirror stopped"),
             reason => tracing::error!(name = %self.options.name, %reason, "mirror stopped"),
         }
-        self.sink.writer.end_tap();
+        self.sink.writer.close_feed();
         self.stopping = Some((reason, Instant::now() + STORED_WITHIN));
     }
 
@@ -396,9 +401,9 @@ impl<T: Send + Sync + 'static> fmt::Debug for Mirror<T> {
     }
 }
 
-async fn load_wanted(tap: Option<&Tap>) {
+async fn reload_requested(tap: Option<&FeedSender>) {
     match tap {
-        Some(tap) => tap.load_wanted().await,
+        Some(tap) => tap.reload_requested().await,
         None => std::future::pending().await,
     }
 }

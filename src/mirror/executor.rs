@@ -14,13 +14,13 @@ use crate::mirror::machine::{
 };
 use crate::mirror::options::Budget;
 use crate::model::{Header, RawKeyValue, Revision, WatchResponse};
-use crate::publish::{GaveUp, LoadError, Position, Snapshot, Tapped, Writer};
+use crate::publish::{CutAbort, FeedItem, LoadError, Position, Snapshot, Writer};
 use crate::view::{Comparison, Loading, bytes_within, newest_writes};
 
 /// The number of newest live writes that are compared where not everything is.
 const NEWEST: usize = 4;
 
-pub(crate) struct Sink<T: Send + Sync + 'static> {
+pub(crate) struct Executor<T: Send + Sync + 'static> {
     pub(crate) writer: Writer<T>,
     loading: Option<Loading<T>>,
     /// Whether one of its pages was long work, so that its end is too.
@@ -32,9 +32,9 @@ pub(crate) struct Sink<T: Send + Sync + 'static> {
     span: Span,
 }
 
-impl<T: Send + Sync + 'static> Sink<T> {
+impl<T: Send + Sync + 'static> Executor<T> {
     pub(crate) fn new(writer: Writer<T>, name: String) -> Self {
-        Sink { writer, loading: None, long: false, auditing: None, name, span: Span::none() }
+        Executor { writer, loading: None, long: false, auditing: None, name, span: Span::none() }
     }
 
     /// Whether the mirror runs as a task of its own.
@@ -69,7 +69,7 @@ impl<T: Send + Sync + 'static> Sink<T> {
                 self.span = self.load_span(reason);
                 self.loading = Some(self.writer.begin_load(same_history, doubted));
                 self.long = false;
-                self.tell(|| Tapped::LoadBegins);
+                self.tell(|| FeedItem::LoadBegins);
                 None
             }
             Action::TakeKeys(kvs) => {
@@ -132,14 +132,14 @@ impl<T: Send + Sync + 'static> Sink<T> {
 
     fn forget_load(&mut self) {
         if self.loading.take().is_some() {
-            self.tell(|| Tapped::LoadAbandoned);
+            self.tell(|| FeedItem::LoadAbandoned);
         }
     }
 
     /// Gives on what was taken in, if anybody stores it.
-    fn tell(&self, tapped: impl FnOnce() -> Tapped) {
+    fn tell(&self, tapped: impl FnOnce() -> FeedItem) {
         if let Some(tap) = self.writer.tap() {
-            tap.give(tapped());
+            tap.send(tapped());
         }
     }
 
@@ -172,7 +172,7 @@ impl<T: Send + Sync + 'static> Sink<T> {
         if view.revision() <= at && at <= view.confirmed() {
             cuts.taken(number, Snapshot::new(self.writer.shared().current.load_full()));
         } else {
-            cuts.gave_up(number, GaveUp::Gone);
+            cuts.gave_up(number, CutAbort::Gone);
         }
     }
 
@@ -189,7 +189,7 @@ impl<T: Send + Sync + 'static> Sink<T> {
             return Some(Input::Contradicted(header));
         }
         if fits && removes_too_much(removed as u64, known, hold_above) {
-            self.tell(|| Tapped::LoadHeld);
+            self.tell(|| FeedItem::LoadHeld);
             return Some(Input::Held { header, removed, known });
         }
         self.writer.shared().holds.withdraw();
@@ -200,7 +200,7 @@ impl<T: Send + Sync + 'static> Sink<T> {
             self.span.record("revision", applied.revision);
         }
         if loaded.is_err() {
-            self.tell(|| Tapped::LoadAbandoned);
+            self.tell(|| FeedItem::LoadAbandoned);
         }
         self.close_span(if loaded.is_ok() { "OK" } else { "ERROR" });
         Some(Input::Loaded(loaded))
@@ -264,7 +264,7 @@ impl<T: Send + Sync + 'static> Sink<T> {
 
     fn take_keys(&mut self, kvs: Vec<RawKeyValue>) -> Result<(), LoadError> {
         if self.loading.is_some() {
-            self.tell(|| Tapped::Page(kvs.clone()));
+            self.tell(|| FeedItem::Page(kvs.clone()));
         }
         let Some(loading) = &mut self.loading else { return Ok(()) };
         let taken = self.writer.load_page(loading, kvs);

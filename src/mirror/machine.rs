@@ -34,13 +34,13 @@ use crate::mirror::pager::Pager;
 use crate::mirror::queue::{Due, Queue};
 use crate::mirror::restore::Cause;
 use crate::model::{Header, KeyRange, Revision, StopReason, WatchResponse};
-use crate::publish::{Applied, Demand, LoadProgress, ProgressBy, Report, State, Wish};
+use crate::publish::{Applied, CutRequest, Demand, LoadProgress, ProgressBy, Report, State};
 use crate::source::{RangePage, ServerVersion, SourceError, SourceErrorKind};
 use crate::view::ApplyError;
 
 pub(crate) use self::audit::AuditKeys;
 use self::evidence::Evidence;
-use self::freshness::Freshness;
+use self::freshness::Checks;
 pub(crate) use self::held::removes_too_much;
 pub(crate) use self::io::{Action, Asked, Input, Known, LoadReason, Purpose};
 use self::phase::{EndpointMemory, Phase, Reload};
@@ -85,7 +85,7 @@ pub(crate) struct Machine {
     was_held: bool,
     audit: audit::Audit,
     /// What somebody wants for a cut, told before every input.
-    pub(crate) wish: Option<Wish>,
+    pub(crate) cut_request: Option<CutRequest>,
     cutting: cut::Cutting,
     /// The cursor of a watch whose response was too large.
     too_large_at: Option<Revision>,
@@ -98,7 +98,7 @@ pub(crate) struct Machine {
     load_asked: Option<Instant>,
     /// When the answer that the load waits for must have come.
     chunk_deadline: Option<Instant>,
-    fresh: Freshness,
+    fresh: Checks,
     demand: Demand,
     pub(crate) report: Report,
     actions: VecDeque<Action>,
@@ -146,7 +146,7 @@ impl Machine {
             held_since: None,
             was_held: false,
             audit: audit::Audit::default(),
-            wish: None,
+            cut_request: None,
             cutting: cut::Cutting::default(),
             too_large_at: None,
             oversized_at: None,
@@ -154,7 +154,7 @@ impl Machine {
             dialed: None,
             load_asked: None,
             chunk_deadline: None,
-            fresh: Freshness::default(),
+            fresh: Checks::default(),
             demand: Demand::default(),
             report,
             actions: VecDeque::new(),
@@ -183,7 +183,7 @@ impl Machine {
             Input::Restoring(stored_at) => self.restoring(now, stored_at),
             Input::Restored => self.restored(),
             Input::NotRestored(cause) => self.not_restored(cause),
-            Input::LoadWanted => self.load_wanted(now),
+            Input::ReloadRequested => self.reload_requested(now),
             Input::Connected(result) => self.connected(now, result),
             Input::Version(result) => self.versioned(now, result),
             Input::TokenRefreshed(result) => self.token_refreshed(now, result),
@@ -200,7 +200,7 @@ impl Machine {
             Input::AuditBegun(revision) => self.audit_begun(revision),
             Input::Audited { result, last } => self.audited(now, result, last),
             Input::Applied(result) => self.applied(now, result),
-            Input::Lost(message) => {
+            Input::RequestPanicked(message) => {
                 self.fail(now, SourceError::new(SourceErrorKind::Malformed, message));
             }
             Input::Shutdown => {
@@ -233,7 +233,7 @@ impl Machine {
     }
 
     /// Whoever stores what is taken in has lost its place.
-    fn load_wanted(&mut self, now: Instant) {
+    fn reload_requested(&mut self, now: Instant) {
         match self.phase {
             Phase::Live | Phase::Opening | Phase::Creating { .. } => {
                 self.schedule_reload(now, Reload::STORED);
@@ -255,13 +255,15 @@ impl Machine {
             Purpose::Identify { asked } => self.identified(now, asked, result),
             Purpose::Compared => self.compared_page(now, result),
             Purpose::Newest { index } => self.newest_read(now, index, result),
-            Purpose::Census => self.census_taken(now, result),
+            Purpose::CountAtCursor => self.census_taken(now, result),
             Purpose::Page => self.page(now, result),
             Purpose::HeldCount => self.held_counted(now, result),
             Purpose::Audit { number } => self.audit_page(now, number, result),
             Purpose::Revision { asked, ticket } => self.revision_read(now, asked, ticket, result),
-            Purpose::Gapless { since, cursor } => self.gapless_read(now, since, cursor, result),
-            Purpose::Barrier { cursor, asked, at } => self.barrier(now, cursor, asked, at, result),
+            Purpose::GapCheck { since, cursor } => self.gapless_read(now, since, cursor, result),
+            Purpose::CountBarrier { cursor, asked, at } => {
+                self.barrier(now, cursor, asked, at, result)
+            }
         }
     }
 
@@ -357,7 +359,7 @@ impl Machine {
                     self.unproven = false;
                     if self.phase == Phase::Live {
                         // After a break the rest of the queue is applied too, which is no sign of health.
-                        self.proven();
+                        self.mark_healthy();
                     }
                 }
                 self.cursor_moved();
@@ -369,7 +371,7 @@ impl Machine {
                 // What is queued continues what was refused, and the load brings it all.
                 self.queue.clear();
                 self.report.last_error = Some(Arc::new(error));
-                self.schedule_reload(now, Reload::GAPS);
+                self.schedule_reload(now, Reload::LOST_EVENTS);
             }
             // Another cluster among them: identity is judged when connecting, by more than one answer.
             Err(error) => {
@@ -381,7 +383,7 @@ impl Machine {
     }
 
     /// An event or a progress notification: the watch works.
-    fn proven(&mut self) {
+    fn mark_healthy(&mut self) {
         if self.oversized_at != Some(self.known.cursor) {
             self.backoff.reset();
             self.unproven = false;

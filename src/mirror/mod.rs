@@ -33,4 +33,4 @@ pub(crate) use self::queue::Bounds;
 pub use self::range_builder::NeedsDecoder;
 #[cfg(feature = "journal")]
 pub(crate) use self::restore::{Cause, Stored};
-pub(crate) use self::restore::{Feed, Warm};
+pub(crate) use self::restore::{Feed, Restore};

@@ -142,7 +142,9 @@ impl Requests {
     pub(super) fn finished(&mut self, answer: Result<Answer, JoinError>) -> Option<Input> {
         let answer = match answer {
             Ok(answer) => answer,
-            Err(error) if error.is_panic() => return Some(Input::Lost(error.to_string())),
+            Err(error) if error.is_panic() => {
+                return Some(Input::RequestPanicked(error.to_string()));
+            }
             // Aborted with its connection.
             Err(_) => return Some(Input::Tick),
         };

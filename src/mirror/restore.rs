@@ -34,20 +34,20 @@ pub(crate) enum Stored {
 }
 
 /// The way on which stored records come.
-pub(crate) struct Warm<T> {
+pub(crate) struct Restore<T> {
     pub(crate) feed: Option<Feed>,
     stored: mpsc::Receiver<Result<Stored, Cause>>,
-    taken: Option<Taken<T>>,
+    taken: Option<RestoreLoad<T>>,
 }
 
 /// What was stored, as far as it has come.
-pub(crate) struct Taken<T> {
+pub(crate) struct RestoreLoad<T> {
     loading: Loading<T>,
     through: Through,
     pub(crate) stored_at: SystemTime,
 }
 
-impl<T: Send + Sync + 'static> Taken<T> {
+impl<T: Send + Sync + 'static> RestoreLoad<T> {
     /// Shows it.
     pub(crate) fn show(self: Box<Self>, writer: &mut Writer<T>) -> Result<(), Cause> {
         writer.restore(self.loading, self.through).map_err(|error| Arc::new(error) as Cause)
@@ -61,13 +61,13 @@ pub(crate) enum Restored<T> {
     /// Nothing is stored.
     Nothing,
     /// Everything is here, and can be shown.
-    Whole(Box<Taken<T>>),
+    Whole(Box<RestoreLoad<T>>),
     Failed(Cause),
 }
 
-impl<T: Send + Sync + 'static> Warm<T> {
+impl<T: Send + Sync + 'static> Restore<T> {
     pub(crate) fn new(feed: Feed, stored: mpsc::Receiver<Result<Stored, Cause>>) -> Self {
-        Warm { feed: Some(feed), stored, taken: None }
+        Restore { feed: Some(feed), stored, taken: None }
     }
 
     /// The next of what is stored; cancel safe.
@@ -85,7 +85,7 @@ impl<T: Send + Sync + 'static> Warm<T> {
             (Err(cause), _) => Restored::Failed(cause),
             (Ok(Some(Stored::Found { through, stored_at })), _) => {
                 let loading = writer.begin_load(false, false);
-                self.taken = Some(Taken { loading, through, stored_at });
+                self.taken = Some(RestoreLoad { loading, through, stored_at });
                 Restored::More
             }
             (Ok(Some(Stored::Refused(former))), Some(taken)) => {
@@ -122,7 +122,7 @@ mod tests {
             let builder = KeySpace::<Vec<u8>>::builder("/k/").unwrap().bytes();
             let (_ks, mut writer) = builder.writer();
             let (_sender, stored) = mpsc::channel(1);
-            let mut warm = Warm::new(Box::pin(async {}), stored);
+            let mut warm = Restore::new(Box::pin(async {}), stored);
             let through = Through { cluster_id: 1, epoch: 1, revision: 9 };
             let found = Stored::Found { through, stored_at: SystemTime::UNIX_EPOCH };
             assert!(matches!(warm.take(Some(Ok(found)), &mut writer), Restored::More));

@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::executor::Sink;
+use super::executor::Executor;
 use super::machine::{Action, Input, Machine, Purpose};
 use super::{OnHistoryChange, Options};
 use crate::keyspace::KeySpace;
 use crate::model::{Event, Header, Numbers, RawKeyValue, Revision, WatchResponse};
-use crate::publish::{Answers, Demand};
+use crate::publish::{CutReplies, Demand};
 use crate::source::{
     RangeChunk, RangePage, RangeRequest, ServerVersion, SourceError, SourceErrorKind,
 };
@@ -69,7 +69,7 @@ struct Chaos {
     lies: u64,
     now: Instant,
     machine: Machine,
-    sink: Sink<Vec<u8>>,
+    sink: Executor<Vec<u8>>,
     ks: KeySpace<Vec<u8>>,
     /// The store at each revision, the first one empty.
     history: Vec<Vec<RawKeyValue>>,
@@ -83,7 +83,7 @@ struct Chaos {
     watching: bool,
     stopped: bool,
     /// A cut that is wanted, and its revision once that is said.
-    cut: Option<(Answers<Vec<u8>>, Option<Revision>)>,
+    cut: Option<(CutReplies<Vec<u8>>, Option<Revision>)>,
     cuts: u32,
 }
 
@@ -122,7 +122,7 @@ impl Chaos {
             lies,
             now: Instant::now(),
             machine,
-            sink: Sink::new(writer, String::new()),
+            sink: Executor::new(writer, String::new()),
             ks,
             history: vec![Vec::new()],
             log: Vec::new(),
@@ -217,7 +217,7 @@ impl Chaos {
     }
 
     fn handle(&mut self, demand: Demand, input: Input) {
-        self.machine.wish = self.sink.writer.shared().cuts.wish();
+        self.machine.cut_request = self.sink.writer.shared().cuts.requested();
         self.machine.handle(self.now, demand, input);
     }
 
@@ -243,7 +243,11 @@ impl Chaos {
                 }
             }
             self.cuts += 1;
-        } else if shared.cuts.wish().is_none_or(|wish| wish.number != answers.number) {
+        } else if shared
+            .cuts
+            .requested()
+            .is_none_or(|cut_request| cut_request.number != answers.number)
+        {
             // Given up.
         } else if self.random.chance(5) {
             shared.cuts.withdraw(answers.number);

@@ -114,7 +114,7 @@ impl<T> fmt::Debug for Change<T> {
 
 /// What one event changed, where events are told one by one.
 #[derive(Debug)]
-pub(crate) struct Effect<T> {
+pub(crate) struct EventChange<T> {
     /// The event's place in its batch, by which they are in order once the batch is whole.
     pub(crate) at: u32,
     pub(crate) revision: Revision,
@@ -123,15 +123,15 @@ pub(crate) struct Effect<T> {
 
 /// What each event of a batch changed.
 #[derive(Debug)]
-pub(crate) struct Effects<T> {
-    pub(crate) effects: Vec<Effect<T>>,
+pub(crate) struct Trace<T> {
+    pub(crate) effects: Vec<EventChange<T>>,
     /// Bytes of the keys and values in them, as etcd sent them.
     pub(crate) bytes: usize,
 }
 
-impl<T> Default for Effects<T> {
+impl<T> Default for Trace<T> {
     fn default() -> Self {
-        Effects { effects: Vec::new(), bytes: 0 }
+        Trace { effects: Vec::new(), bytes: 0 }
     }
 }
 

@@ -11,7 +11,7 @@ mod range;
 mod token;
 
 pub use self::change::{Change, Delta, DeltaOrigin};
-pub(crate) use self::change::{Effect, Effects};
+pub(crate) use self::change::{EventChange, Trace};
 pub use self::entry::Entry;
 pub(crate) use self::entry::{Numbers, ValueHash};
 pub use self::error::StopReason;

@@ -10,18 +10,18 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 
-use crate::model::{Change, Delta, DeltaOrigin, Effects, KeyRange, Revision, StopReason};
+use crate::model::{Change, Delta, DeltaOrigin, KeyRange, Revision, StopReason, Trace};
 use crate::publish::current::{Current, PublishedView};
 use crate::publish::cut::CutCell;
-use crate::publish::feed::Room;
+use crate::publish::feed::FeedState;
 use crate::publish::guard::{LockTimes, Locked, ReadGuard, WriteGuard};
 use crate::publish::history::{History, Step};
 use crate::publish::hold::HoldCell;
-use crate::publish::observer::{Observer, Observers, Purge, Slot};
+use crate::publish::observer::{Observer, Observers, RemoveObservers, Slot};
 use crate::publish::reentry::{self, Counted, Hold, SpaceId};
 use crate::publish::snapshot::Snapshot;
 use crate::publish::status::ReportCell;
-use crate::publish::subscriptions::Interests;
+use crate::publish::subscriptions::Subscriptions;
 use crate::publish::timer::Timer;
 use crate::publish::wait::{Awaited, Wait, Waits};
 use crate::view::View;
@@ -36,10 +36,10 @@ pub(crate) struct Shared<T> {
     pub(crate) report: ReportCell,
     pub(crate) holds: HoldCell,
     pub(crate) cuts: CutCell<T>,
-    pub(crate) interests: Interests,
+    pub(crate) interests: Subscriptions,
     pub(crate) history: History<T>,
     /// The way to whoever stores what is taken in.
-    pub(crate) tapped: OnceLock<Arc<Room>>,
+    pub(crate) feed_state: OnceLock<Arc<FeedState>>,
     pub(crate) times: LockTimes,
     pub(crate) timers: Timers,
     #[cfg(feature = "metrics")]
@@ -99,9 +99,9 @@ impl<T: Send + Sync + 'static> Shared<T> {
             report: ReportCell::new(),
             holds: HoldCell::default(),
             cuts: CutCell::new(),
-            interests: Interests::default(),
+            interests: Subscriptions::default(),
             history: History::default(),
-            tapped: OnceLock::new(),
+            feed_state: OnceLock::new(),
             times: LockTimes::new(),
             timers: Timers::default(),
             #[cfg(feature = "metrics")]
@@ -120,8 +120,8 @@ impl<T: Send + Sync + 'static> Shared<T> {
     /// Panics where this thread would wait for itself.
     #[track_caller]
     fn refuse(&self, what: &str) {
-        reentry::refuse_in_observer(self.id(), what);
-        reentry::refuse_under_guard(self.id(), what);
+        reentry::forbid_in_observer(self.id(), what);
+        reentry::forbid_under_guard(self.id(), what);
     }
 
     /// Takes the lock for writing, or panics where this thread would wait for itself.
@@ -161,7 +161,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
         mut next: View<T>,
         changes: Changes<T>,
         origin: DeltaOrigin,
-        effects: Option<Effects<T>>,
+        effects: Option<Trace<T>>,
     ) {
         // Before any lock: here even a read would wait for this thread itself.
         self.refuse("applying");
@@ -337,13 +337,13 @@ impl<T: Send + Sync + 'static> Shared<T> {
 
     /// Panics where waiting would never end.
     #[track_caller]
-    pub(crate) fn refuse_waiting(&self) {
+    pub(crate) fn forbid_waiting(&self) {
         self.refuse("waiting");
     }
 
     /// A wait, refused once it would be pending where it could never end.
     pub(crate) fn wait(&self, awaited: Awaited) -> Wait<'_> {
-        Wait::new(&self.waits, awaited, || self.refuse_waiting())
+        Wait::new(&self.waits, awaited, || self.forbid_waiting())
     }
 
     #[inline]
@@ -360,7 +360,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
     #[inline]
     #[track_caller]
     pub(crate) fn snapshot(&self) -> Snapshot<T> {
-        reentry::refuse_in_observer(self.id(), "reading");
+        reentry::forbid_in_observer(self.id(), "reading");
         Snapshot::new(self.current.load())
     }
 }
@@ -376,7 +376,7 @@ fn everything<T>(view: &View<T>) -> Delta<T> {
     Delta { changes: all_added(view), origin, from: 0, to: view.revision, epoch: view.epoch }
 }
 
-impl<T: Send + Sync + 'static> Purge for Shared<T> {
+impl<T: Send + Sync + 'static> RemoveObservers for Shared<T> {
     fn purge(&self) {
         if reentry::in_observer(self.id()) || reentry::held(self.id()) > 0 {
             return;

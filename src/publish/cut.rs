@@ -13,8 +13,8 @@ use crate::publish::snapshot::Snapshot;
 
 /// What is wanted of a mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Wish {
-    /// Tells one wish from the next.
+pub(crate) struct CutRequest {
+    /// Distinguishes one request from the next.
     pub(crate) number: u64,
     /// The revision to stop at, once it is known; until then nothing more may be shown.
     pub(crate) at: Option<Revision>,
@@ -30,9 +30,9 @@ pub(crate) struct Position {
     pub(crate) cluster_id: Option<u64>,
 }
 
-/// A mirror did not do what was wished, and goes on as if nothing had been.
+/// Why a mirror did not do what was requested; it continues as before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum GaveUp {
+pub(crate) enum CutAbort {
     /// It does not follow a watch now.
     NotLive,
     /// Its watch ended while it held back.
@@ -45,10 +45,10 @@ pub(crate) enum GaveUp {
     Gone,
 }
 
-type Answer<V> = oneshot::Sender<Result<V, GaveUp>>;
+type Answer<V> = oneshot::Sender<Result<V, CutAbort>>;
 
 struct Asked<T> {
-    wish: Wish,
+    request: CutRequest,
     held: Option<Answer<Position>>,
     taken: Answer<Snapshot<T>>,
 }
@@ -58,7 +58,7 @@ struct Cell<T> {
     asked: Option<Asked<T>>,
 }
 
-/// Between whoever wants a cut and the mirror. One wish at a time: see [`turn`](CutCell::turn).
+/// The cell between a caller of a cut and the mirror. One request at a time: see [`turn`](CutCell::turn).
 pub(crate) struct CutCell<T> {
     cell: Mutex<Cell<T>>,
     /// Held by whoever asks, for as long as it asks. Who needs several takes them in one order.
@@ -66,10 +66,10 @@ pub(crate) struct CutCell<T> {
 }
 
 /// What the one who asked waits for.
-pub(crate) struct Answers<T> {
+pub(crate) struct CutReplies<T> {
     pub(crate) number: u64,
-    pub(crate) held: oneshot::Receiver<Result<Position, GaveUp>>,
-    pub(crate) taken: oneshot::Receiver<Result<Snapshot<T>, GaveUp>>,
+    pub(crate) held: oneshot::Receiver<Result<Position, CutAbort>>,
+    pub(crate) taken: oneshot::Receiver<Result<Snapshot<T>, CutAbort>>,
 }
 
 impl<T> CutCell<T> {
@@ -79,21 +79,21 @@ impl<T> CutCell<T> {
     }
 
     /// Asks the mirror to hold back from now on. It has to be told to look.
-    pub(crate) fn ask(&self, hold_max: Duration) -> Answers<T> {
+    pub(crate) fn ask(&self, hold_max: Duration) -> CutReplies<T> {
         let (hold, held) = oneshot::channel();
         let (take, taken) = oneshot::channel();
         let mut cell = self.cell.lock();
         cell.numbers += 1;
         let number = cell.numbers;
-        let wish = Wish { number, at: None, hold_max };
-        cell.asked = Some(Asked { wish, held: Some(hold), taken: take });
-        Answers { number, held, taken }
+        let request = CutRequest { number, at: None, hold_max };
+        cell.asked = Some(Asked { request, held: Some(hold), taken: take });
+        CutReplies { number, held, taken }
     }
 
     /// Says at which revision to stop. It has to be told to look.
     pub(crate) fn stop_at(&self, number: u64, revision: Revision) {
         if let Some(asked) = self.cell.lock().of(number) {
-            asked.wish.at = Some(revision);
+            asked.request.at = Some(revision);
         }
     }
 
@@ -103,8 +103,8 @@ impl<T> CutCell<T> {
     }
 
     /// What is wanted now.
-    pub(crate) fn wish(&self) -> Option<Wish> {
-        self.cell.lock().asked.as_ref().map(|asked| asked.wish)
+    pub(crate) fn requested(&self) -> Option<CutRequest> {
+        self.cell.lock().asked.as_ref().map(|asked| asked.request)
     }
 
     /// The mirror shows nothing more until it knows where to stop.
@@ -124,7 +124,7 @@ impl<T> CutCell<T> {
         }
     }
 
-    pub(crate) fn gave_up(&self, number: u64, why: GaveUp) {
+    pub(crate) fn gave_up(&self, number: u64, why: CutAbort) {
         let asked = self.cell.lock().take(number);
         if let Some(Asked { held, taken, .. }) = asked {
             let _ = held.map(|held| held.send(Err(why)));
@@ -141,10 +141,10 @@ impl<T> CutCell<T> {
 
 impl<T> Cell<T> {
     fn of(&mut self, number: u64) -> Option<&mut Asked<T>> {
-        self.asked.as_mut().filter(|asked| asked.wish.number == number)
+        self.asked.as_mut().filter(|asked| asked.request.number == number)
     }
 
     fn take(&mut self, number: u64) -> Option<Asked<T>> {
-        self.asked.take_if(|asked| asked.wish.number == number)
+        self.asked.take_if(|asked| asked.request.number == number)
     }
 }

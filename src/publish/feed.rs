@@ -70,7 +70,7 @@ impl Refused {
 
 /// What was taken in. It is shown by then.
 #[derive(Debug)]
-pub(crate) enum Tapped {
+pub(crate) enum FeedItem {
     /// Events in etcd's order, none twice and none summed up.
     Events {
         from: Through,
@@ -84,9 +84,9 @@ pub(crate) enum Tapped {
         from: Through,
         to: Through,
     },
-    /// A complete read was [asked for](Tapping::want_load), and the mirror knows: one that has begun may
+    /// A complete read was [asked for](FeedReceiver::request_reload), and the mirror knows: one that has begun may
     /// be what it takes for it.
-    LoadAsked,
+    ReloadAcknowledged,
     /// What was stored is shown, and is where everything goes on from.
     Restored,
     /// A complete read begins; what comes in between is not part of it.
@@ -104,16 +104,16 @@ pub(crate) enum Tapped {
     LoadAbandoned,
 }
 
-impl Tapped {
+impl FeedItem {
     fn bytes(&self) -> usize {
         let overhead = size_of::<Event>();
         match self {
-            Tapped::Events { events, refused, .. } => {
+            FeedItem::Events { events, refused, .. } => {
                 let events = events.iter().map(|event| event.bytes() + overhead);
                 events.sum::<usize>() + bytes_of(refused)
             }
-            Tapped::Page(kvs) => kvs.iter().map(|kv| kv.bytes() + overhead).sum(),
-            Tapped::LoadEnds { refused, .. } => overhead + bytes_of(refused),
+            FeedItem::Page(kvs) => kvs.iter().map(|kv| kv.bytes() + overhead).sum(),
+            FeedItem::LoadEnds { refused, .. } => overhead + bytes_of(refused),
             _ => overhead,
         }
     }
@@ -125,7 +125,7 @@ fn bytes_of(refused: &[Refused]) -> usize {
 
 /// What both ends know.
 #[derive(Debug, Default)]
-pub(crate) struct Room {
+pub(crate) struct FeedState {
     bytes: AtomicUsize,
     freed: Notify,
     /// Its taker has lost its place, and needs a complete read.
@@ -137,27 +137,27 @@ pub(crate) struct Room {
 
 /// The mirror's end.
 #[derive(Debug)]
-pub(crate) struct Tap {
-    sender: mpsc::UnboundedSender<(Tapped, usize)>,
-    room: Arc<Room>,
+pub(crate) struct FeedSender {
+    sender: mpsc::UnboundedSender<(FeedItem, usize)>,
+    room: Arc<FeedState>,
     max: usize,
 }
 
 /// The taker's end.
 #[derive(Debug)]
-pub(crate) struct Tapping {
-    receiver: mpsc::UnboundedReceiver<(Tapped, usize)>,
-    room: Arc<Room>,
+pub(crate) struct FeedReceiver {
+    receiver: mpsc::UnboundedReceiver<(FeedItem, usize)>,
+    room: Arc<FeedState>,
 }
 
 /// A way that has room while less than `max` bytes are on it.
-pub(crate) fn tap(max: usize) -> (Tap, Tapping) {
+pub(crate) fn tap(max: usize) -> (FeedSender, FeedReceiver) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let room = Arc::<Room>::default();
-    (Tap { sender, room: Arc::clone(&room), max }, Tapping { receiver, room })
+    let room = Arc::<FeedState>::default();
+    (FeedSender { sender, room: Arc::clone(&room), max }, FeedReceiver { receiver, room })
 }
 
-impl Room {
+impl FeedState {
     #[cfg(all(test, feature = "journal"))]
     pub(crate) fn wanted(&self) -> bool {
         self.wanted.load(Ordering::SeqCst)
@@ -172,14 +172,14 @@ impl Room {
     }
 }
 
-impl Tap {
-    pub(crate) fn shared(&self) -> Arc<Room> {
+impl FeedSender {
+    pub(crate) fn shared(&self) -> Arc<FeedState> {
         Arc::clone(&self.room)
     }
 
     /// Gives on what was taken in. Whoever calls it has waited for room before; one message more than
     /// there is room for always goes.
-    pub(crate) fn give(&self, tapped: Tapped) {
+    pub(crate) fn send(&self, tapped: FeedItem) {
         let bytes = tapped.bytes();
         self.room.bytes.fetch_add(bytes, Ordering::SeqCst);
         // Without a taker nothing is stored any more, which is the taker's to tell.
@@ -206,11 +206,11 @@ impl Tap {
 
     /// Waits until the taker needs a complete read, and tells it that it is known. Cancel safe; once for
     /// each time.
-    pub(crate) async fn load_wanted(&self) {
+    pub(crate) async fn reload_requested(&self) {
         loop {
             let wants = self.room.wants.notified();
             if self.room.wanted.swap(false, Ordering::SeqCst) {
-                self.give(Tapped::LoadAsked);
+                self.send(FeedItem::ReloadAcknowledged);
                 return;
             }
             wants.await;
@@ -218,20 +218,20 @@ impl Tap {
     }
 }
 
-impl Tapping {
+impl FeedReceiver {
     /// The next message; `None` when the mirror is gone.
-    pub(crate) async fn next(&mut self) -> Option<Tapped> {
+    pub(crate) async fn next(&mut self) -> Option<FeedItem> {
         let message = self.receiver.recv().await?;
         Some(self.taken(message))
     }
 
     /// The next message if one is there.
-    pub(crate) fn now(&mut self) -> Option<Tapped> {
+    pub(crate) fn now(&mut self) -> Option<FeedItem> {
         let message = self.receiver.try_recv().ok()?;
         Some(self.taken(message))
     }
 
-    fn taken(&self, (tapped, bytes): (Tapped, usize)) -> Tapped {
+    fn taken(&self, (tapped, bytes): (FeedItem, usize)) -> FeedItem {
         self.room.bytes.fetch_sub(bytes, Ordering::SeqCst);
         self.room.freed.notify_one();
         tapped
@@ -243,13 +243,13 @@ impl Tapping {
     }
 
     /// Asks for a complete read.
-    pub(crate) fn want_load(&self) {
+    pub(crate) fn request_reload(&self) {
         self.room.wanted.store(true, Ordering::SeqCst);
         self.room.wants.notify_one();
     }
 }
 
-impl Drop for Tapping {
+impl Drop for FeedReceiver {
     fn drop(&mut self) {
         if !self.receiver.is_closed() {
             self.set_error(Some(Arc::new(std::io::Error::other("the task that stores ended"))));

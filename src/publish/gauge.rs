@@ -3,7 +3,7 @@
 use std::panic::Location;
 
 use super::status::Report;
-use super::timer::Tell;
+use super::timer::OnRecord;
 use crate::model::Revision;
 
 /// Whoever shows figures elsewhere: the feature `metrics` has one.
@@ -13,7 +13,7 @@ pub(crate) trait Gauge: Send + Sync {
     /// A batch of so many events was applied.
     fn applied(&self, events: usize);
     /// Whom to tell the times of an observer.
-    fn observer(&self, registered: &'static Location<'static>) -> Tell;
+    fn observer(&self, registered: &'static Location<'static>) -> OnRecord;
     /// The key space has ended.
     fn ended(&self);
 }

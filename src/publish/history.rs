@@ -11,8 +11,8 @@ use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 
-use crate::model::{Delta, DeltaOrigin, Effects, Revision};
-use crate::publish::subscriptions::Interests;
+use crate::model::{Delta, DeltaOrigin, Revision, Trace};
+use crate::publish::subscriptions::Subscriptions;
 use crate::view::{Packed, View};
 
 /// How much is kept, besides the newest step: the oldest go when either is exceeded.
@@ -63,7 +63,7 @@ pub(crate) struct Step<T> {
 
 pub(crate) enum What<T> {
     /// What each event changed, in etcd's order.
-    Events(Effects<T>),
+    Events(Trace<T>),
     /// A complete read: of what happened between the two revisions only the sum is known.
     Load {
         entries: Packed<T>,
@@ -80,7 +80,7 @@ impl<T> Step<T> {
         before: &View<T>,
         origin: DeltaOrigin,
         delta: Option<Delta<T>>,
-        effects: Option<Effects<T>>,
+        effects: Option<Trace<T>>,
     ) -> Option<Self> {
         let what = match (origin, effects) {
             (DeltaOrigin::Events, Some(effects)) => What::Events(effects),
@@ -116,7 +116,7 @@ impl<T> Step<T> {
 
     fn size(&self) -> HistoryBounds {
         match &self.what {
-            What::Events(Effects { effects, bytes }) => {
+            What::Events(Trace { effects, bytes }) => {
                 HistoryBounds { events: effects.len().max(1), bytes: *bytes }
             }
             What::Load { delta, .. } => {
@@ -128,7 +128,7 @@ impl<T> Step<T> {
 }
 
 /// What comes after a step.
-pub(crate) enum After<T> {
+pub(crate) enum NextRecord<T> {
     Nothing,
     Step(Arc<Step<T>>),
     /// It is not kept any more.
@@ -136,7 +136,7 @@ pub(crate) enum After<T> {
 }
 
 /// Where in the history a place is.
-pub(crate) enum Passing<T> {
+pub(crate) enum Lookup<T> {
     /// This step passed it, or left it.
     By(Arc<Step<T>>),
     /// The newest step, of this number, had not passed it. One that does is made and not noted yet.
@@ -158,7 +158,7 @@ struct Kept<T> {
 /// The history of one key space.
 pub(crate) struct History<T> {
     /// Those who follow it.
-    pub(crate) interests: Interests,
+    pub(crate) interests: Subscriptions,
     kept: Mutex<Kept<T>>,
     /// How often somebody was told everything, since what they were told last is not kept.
     pub(crate) behind: AtomicU64,
@@ -169,7 +169,7 @@ impl<T> Default for History<T> {
         let size = HistoryBounds { events: 0, bytes: 0 };
         let kept = Kept { steps: VecDeque::new(), size, newest: 0, bounds: None };
         History {
-            interests: Interests::default(),
+            interests: Subscriptions::default(),
             kept: Mutex::new(kept),
             behind: AtomicU64::new(0),
         }
@@ -199,7 +199,7 @@ impl<T> History<T> {
         drop(dropped);
         match &step.what {
             What::Load { .. } => self.interests.wake_all(),
-            What::Events(Effects { effects, .. }) => {
+            What::Events(Trace { effects, .. }) => {
                 let mut keys: Vec<_> = effects.iter().map(|effect| effect.change.key()).collect();
                 keys.sort_unstable();
                 self.interests.wake(&keys, |key| key);
@@ -208,24 +208,24 @@ impl<T> History<T> {
     }
 
     /// What comes after the step of this number.
-    pub(crate) fn after(&self, number: u64) -> After<T> {
+    pub(crate) fn after(&self, number: u64) -> NextRecord<T> {
         let kept = self.kept.lock();
         if number >= kept.newest {
-            return After::Nothing;
+            return NextRecord::Nothing;
         }
-        kept.after(number).map_or(After::Gone, After::Step)
+        kept.after(number).map_or(NextRecord::Gone, NextRecord::Step)
     }
 
     /// Which step has passed or left a place behind which something is shown already.
-    pub(crate) fn passing(&self, place: Place) -> Passing<T> {
+    pub(crate) fn passing(&self, place: Place) -> Lookup<T> {
         let kept = self.kept.lock();
         let at = kept.steps.partition_point(|step| step.reach <= place);
         match (kept.steps.get(at), kept.steps.back()) {
-            (Some(step), _) if step.can_follow(place) => Passing::By(Arc::clone(step)),
+            (Some(step), _) if step.can_follow(place) => Lookup::By(Arc::clone(step)),
             (None, Some(newest)) if newest.reach.epoch == place.epoch => {
-                Passing::NotYet(newest.number)
+                Lookup::NotYet(newest.number)
             }
-            _ => Passing::Gone,
+            _ => Lookup::Gone,
         }
     }
 

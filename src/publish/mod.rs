@@ -25,14 +25,14 @@ mod writer;
 
 pub(crate) use self::core::{Changes, Shared};
 pub(crate) use self::cores::Cores;
-pub(crate) use self::cut::{Answers, GaveUp, Position, Wish};
+pub(crate) use self::cut::{CutAbort, CutReplies, CutRequest, Position};
+pub(crate) use self::feed::{FeedItem, FeedSender, FeedState, Through};
 #[cfg(feature = "journal")]
-pub(crate) use self::feed::{Refused, Tapping, tap};
-pub(crate) use self::feed::{Room, Tap, Tapped, Through};
+pub(crate) use self::feed::{FeedReceiver, Refused, tap};
 #[cfg(feature = "metrics")]
 pub(crate) use self::gauge::{Figures, Gauge};
 pub use self::guard::ReadGuard;
-pub(crate) use self::history::{After, HistoryBounds, Passing, Place, Step, What};
+pub(crate) use self::history::{HistoryBounds, Lookup, NextRecord, Place, Step, What};
 #[cfg(all(test, shuttle))]
 pub(crate) use self::hold::HoldCell;
 pub(crate) use self::hold::Verdict;
@@ -42,16 +42,16 @@ pub use self::observer::{
     Derived, DerivedError, Earlier, Observer, PoisonedObserver, SharedDerived,
 };
 pub use self::outcome::{Applied, LoadError};
-pub(crate) use self::reentry::{in_observer, refuse_in_observer};
+pub(crate) use self::reentry::{forbid_in_observer, in_observer};
 pub use self::snapshot::Snapshot;
 pub(crate) use self::status::Report;
 pub use self::status::{
     Counters, FailureCounts, LoadProgress, ObserverTimes, ProgressBy, State, Stats, Status,
 };
 pub(crate) use self::subscriptions::{Bell, Ticket};
-pub(crate) use self::timer::FOREVER;
+pub(crate) use self::timer::MAX_DURATION;
 #[cfg(feature = "metrics")]
-pub(crate) use self::timer::Tell;
+pub(crate) use self::timer::OnRecord;
 pub use self::timer::Timing;
 pub use self::wait::WaitError;
 pub(crate) use self::wait::{Awaited, Contact, Demand};

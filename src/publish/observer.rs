@@ -222,13 +222,13 @@ impl<T> Slot<T> {
     #[cfg(feature = "metrics")]
     pub(crate) fn pass_times_on(
         &self,
-        tell: impl FnOnce(&'static Location<'static>) -> crate::publish::timer::Tell,
+        tell: impl FnOnce(&'static Location<'static>) -> crate::publish::timer::OnRecord,
     ) {
         self.timer.pass_on(tell(self.registered));
     }
 
     /// The handle of this slot in the key space `space`.
-    pub(crate) fn observer(&self, space: Weak<dyn Purge>) -> Observer {
+    pub(crate) fn observer(&self, space: Weak<dyn RemoveObservers>) -> Observer {
         Observer {
             id: self.id,
             registered: self.registered,
@@ -239,7 +239,7 @@ impl<T> Slot<T> {
 }
 
 /// A key space that can take out removed observers now, if its lock is free.
-pub(crate) trait Purge: Send + Sync {
+pub(crate) trait RemoveObservers: Send + Sync {
     fn purge(&self);
 }
 
@@ -322,7 +322,7 @@ pub struct Observer {
     id: u64,
     registered: &'static Location<'static>,
     removed: Arc<AtomicBool>,
-    space: Weak<dyn Purge>,
+    space: Weak<dyn RemoveObservers>,
 }
 
 impl Observer {

@@ -64,7 +64,7 @@ pub(crate) fn held(space: SpaceId) -> u32 {
 /// Panics when this thread runs an observer of `space`, which has the write lock.
 #[inline]
 #[track_caller]
-pub(crate) fn refuse_in_observer(space: SpaceId, what: &str) {
+pub(crate) fn forbid_in_observer(space: SpaceId, what: &str) {
     if LOCAL.with(|local| local.observing.get() > 0) {
         refuse_if_observing(space, what);
     }
@@ -87,7 +87,7 @@ fn refuse_if_observing(space: SpaceId, what: &str) {
 
 /// Panics when this thread holds a guard of `space`, for which a writer would wait for ever.
 #[track_caller]
-pub(crate) fn refuse_under_guard(space: SpaceId, what: &str) {
+pub(crate) fn forbid_under_guard(space: SpaceId, what: &str) {
     if held(space) > 0 {
         panic!(
             "{what} while this thread holds a read guard of the same key space would never end: \
@@ -164,7 +164,7 @@ impl Hold {
     #[cold]
     #[track_caller]
     fn count_among_others(space: SpaceId) -> bool {
-        refuse_in_observer(space, "reading");
+        forbid_in_observer(space, "reading");
         let nested = held(space) > 0;
         let in_local = LOCAL.with(|local| {
             let free = local.guards.get() == 0 && !nested;

@@ -162,13 +162,13 @@ fn first_at_or_above<C>(
 
 /// The ranges of one key space that somebody follows.
 #[derive(Default)]
-pub(crate) struct Interests {
+pub(crate) struct Subscriptions {
     index: Mutex<(Index, u64)>,
     /// Read without the lock: most key spaces are followed by nobody.
     count: AtomicUsize,
 }
 
-impl Interests {
+impl Subscriptions {
     /// Registers a range. What changes from now on is noted; the first look counts as a change.
     pub(crate) fn register(&self, range: KeyRange) -> Ticket {
         let signal = Arc::new(Signal::default());
@@ -222,13 +222,13 @@ impl Interests {
     }
 }
 
-impl fmt::Debug for Interests {
+impl fmt::Debug for Subscriptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Interests").field("len", &self.len()).finish()
     }
 }
 
-/// A registered range. Whoever holds it must give it back to [`Interests::remove`].
+/// A registered range. Whoever holds it must give it back to [`Subscriptions::remove`].
 #[derive(Debug)]
 pub(crate) struct Ticket {
     range: Arc<KeyRange>,
@@ -306,7 +306,7 @@ mod tests {
                 self.0.fetch_add(1, Ordering::SeqCst);
             }
         }
-        let interests = Interests::default();
+        let interests = Subscriptions::default();
         let ticket = interests.register(KeyRange::all());
         let [first, last] = [Arc::new(Woken::default()), Arc::new(Woken::default())];
         let look = |by: &Arc<Woken>| {
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn exactly_those_are_touched_in_whose_range_a_key_changed() {
-        let interests = Interests::default();
+        let interests = Subscriptions::default();
         let mut tickets: Vec<Ticket> = Vec::new();
         // In an order that fills and cuts blocks everywhere; some are taken back again.
         let all = ranges();

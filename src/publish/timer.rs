@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longer than any process lives, and an instant that far ahead can still be told.
-pub(crate) const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+pub(crate) const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// How often something was done since the start, and how long it took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,7 +25,7 @@ pub struct Timing {
 
 /// Who is told each single time.
 #[cfg(feature = "metrics")]
-pub(crate) type Tell = Box<dyn Fn(Duration) + Send + Sync>;
+pub(crate) type OnRecord = Box<dyn Fn(Duration) + Send + Sync>;
 
 /// Counts and adds up times.
 #[derive(Default)]
@@ -35,7 +35,7 @@ pub(crate) struct Timer {
     longest: AtomicU64,
     last: AtomicU64,
     #[cfg(feature = "metrics")]
-    tell: std::sync::OnceLock<Tell>,
+    tell: std::sync::OnceLock<OnRecord>,
 }
 
 impl Timer {
@@ -55,7 +55,7 @@ impl Timer {
 
     /// Passes each further time on; only the first who asks is told.
     #[cfg(feature = "metrics")]
-    pub(crate) fn pass_on(&self, tell: Tell) {
+    pub(crate) fn pass_on(&self, tell: OnRecord) {
         let _ = self.tell.set(tell);
     }
 

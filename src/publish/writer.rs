@@ -9,15 +9,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use super::outcome::{Applied, LoadError};
-use crate::model::{
-    DeltaOrigin, Effects, Header, RawKeyValue, Revision, StopReason, WatchResponse,
-};
+use crate::model::{DeltaOrigin, Header, RawKeyValue, Revision, StopReason, Trace, WatchResponse};
 use crate::publish::core::{Changes, Shared};
 use crate::publish::cores::{Cores, Worker};
-use crate::publish::feed::{Refused, Tap, Tapped, Through};
+use crate::publish::feed::{FeedItem, FeedSender, Refused, Through};
 use crate::publish::reentry;
 use crate::view::{
-    ApplyError, BadRecord, Comparison, Continuity, Decoding, Known, Loading, Next, View,
+    ApplyError, BadRecord, Comparison, Continuity, Decoding, Known, Loading, NextView, View,
     after_batch, judge,
 };
 
@@ -36,7 +34,7 @@ pub struct Writer<T: Send + Sync + 'static> {
     member: Option<(u64, u64)>,
     /// When the read under way was begun.
     load_began: Option<Instant>,
-    tap: Option<Tap>,
+    tap: Option<FeedSender>,
 }
 
 impl<T: Send + Sync + 'static> Writer<T> {
@@ -65,18 +63,18 @@ impl<T: Send + Sync + 'static> Writer<T> {
     }
 
     /// Gives everything on from here too, raw.
-    pub(crate) fn set_tap(&mut self, tap: Tap) {
+    pub(crate) fn attach_feed(&mut self, tap: FeedSender) {
         // There is one writer, and it gets its tap before anything else.
-        let _ = self.shared.tapped.set(tap.shared());
+        let _ = self.shared.feed_state.set(tap.shared());
         self.tap = Some(tap);
     }
 
     /// Gives nothing on any more.
-    pub(crate) fn end_tap(&mut self) {
+    pub(crate) fn close_feed(&mut self) {
         self.tap = None;
     }
 
-    pub(crate) fn tap(&self) -> Option<&Tap> {
+    pub(crate) fn tap(&self) -> Option<&FeedSender> {
         self.tap.as_ref()
     }
 
@@ -121,9 +119,9 @@ impl<T: Send + Sync + 'static> Writer<T> {
         let (revision, cluster_id) = (batch.revision, batch.cluster_id);
         let mut applied = Applied { events, deletes, duplicates, tolerated, ..Applied::default() };
         if events > 0 {
-            let tapped = self.tap.is_some().then(|| batch.arrivals());
+            let feed_state = self.tap.is_some().then(|| batch.arrivals());
             let from = Through::of(&self.view);
-            let mut effects = self.shared.history.is_kept().then(Effects::default);
+            let mut effects = self.shared.history.is_kept().then(Trace::default);
             let now = SystemTime::now();
             let mut next =
                 after_batch(&self.view, batch, &places, &self.decoding, now, effects.as_mut());
@@ -134,9 +132,9 @@ impl<T: Send + Sync + 'static> Writer<T> {
             applied.changes = self.publish(next, DeltaOrigin::Events, effects);
             self.shared.timers.apply.since(began);
             self.shared.applied(events);
-            if let (Some(tap), Some(events)) = (&self.tap, tapped) {
+            if let (Some(tap), Some(events)) = (&self.tap, feed_state) {
                 let (to, refused) = (Through::of(&self.view), Refused::among(&self.view, &events));
-                tap.give(Tapped::Events { from, to, events, refused });
+                tap.send(FeedItem::Events { from, to, events, refused });
             }
         }
         applied.revision = self.view.revision;
@@ -166,7 +164,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
     /// As [`apply`](Writer::apply).
     #[track_caller]
     pub fn load(&mut self, header: Header, kvs: Vec<RawKeyValue>) -> Result<Applied, LoadError> {
-        reentry::refuse_under_guard(self.shared.id(), "applying");
+        reentry::forbid_under_guard(self.shared.id(), "applying");
         let doubted = self.continuity == Continuity::Lenient;
         let mut loading = self.begin_load(true, doubted);
         self.load_page(&mut loading, kvs)?;
@@ -190,7 +188,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
         kvs: Vec<RawKeyValue>,
     ) -> Result<(), BadRecord> {
         // A decoder that reads the key space on another thread would wait for this one.
-        reentry::refuse_in_observer(self.shared.id(), "applying");
+        reentry::forbid_in_observer(self.shared.id(), "applying");
         let (mut chunks, deciding, booked) = loading.page(kvs);
         self.cores.in_order(
             &mut chunks,
@@ -217,7 +215,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
         (next.view.cluster_id, next.view.epoch) = (Some(cluster_id), epoch);
         self.publish(next, DeltaOrigin::Load, None);
         if let Some(tap) = &self.tap {
-            tap.give(Tapped::Restored);
+            tap.send(FeedItem::Restored);
         }
         Ok(())
     }
@@ -280,7 +278,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
         }
         if let Some(tap) = &self.tap {
             let (to, refused) = (Through::of(&self.view), Refused::all(&self.view));
-            tap.give(Tapped::LoadEnds { to, refused });
+            tap.send(FeedItem::LoadEnds { to, refused });
         }
         Ok(Applied {
             changes,
@@ -308,7 +306,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
             let from = Through::of(&self.view);
             self.view.confirmed = revision;
             if let Some(tap) = &self.tap {
-                tap.give(Tapped::Progress { from, to: Through::of(&self.view) });
+                tap.send(FeedItem::Progress { from, to: Through::of(&self.view) });
             }
         }
     }
@@ -329,9 +327,9 @@ impl<T: Send + Sync + 'static> Writer<T> {
     #[track_caller]
     fn publish(
         &mut self,
-        next: Next<T>,
+        next: NextView<T>,
         origin: DeltaOrigin,
-        effects: Option<Effects<T>>,
+        effects: Option<Trace<T>>,
     ) -> usize {
         let changed = next.changes.as_ref().map_or(next.view.len(), Vec::len);
         let changes = next.changes.map_or(Changes::AllAdded, Changes::Known);

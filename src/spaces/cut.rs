@@ -15,7 +15,7 @@ use super::error::CutError;
 use super::{KeySpaces, key_range, order};
 use crate::keyspace::KeySpace;
 use crate::model::{IntoKeyRange, KeyRange, Revision, StopReason};
-use crate::publish::{Answers, Awaited, GaveUp, Position, Snapshot, WaitError};
+use crate::publish::{Awaited, CutAbort, CutReplies, Position, Snapshot, WaitError};
 
 /// So often a cut can be tried when mirrors hold back for as long as they may each time.
 const ATTEMPTS: u32 = 5;
@@ -170,12 +170,12 @@ impl<T: Send + Sync + 'static> KeySpaces<T> {
         if ranges.is_empty() {
             return Err(CutError::NoRange);
         }
-        let lend = |range: &KeyRange| self.inner.lend(range);
-        let starting: Vec<_> = ranges.iter().map(lend).collect::<Result<_, _>>()?;
+        let with_own_count = |range: &KeyRange| self.inner.with_own_count(range);
+        let starting: Vec<_> = ranges.iter().map(with_own_count).collect::<Result<_, _>>()?;
         let mut members = Vec::with_capacity(ranges.len());
         for range in ranges {
             let ks = self.get(range.clone()).await?;
-            ks.shared().refuse_waiting();
+            ks.shared().forbid_waiting();
             members.push(Member { range, ks });
         }
         drop(starting);
@@ -227,7 +227,7 @@ impl<T: Send + Sync + 'static> Member<T> {
     }
 
     /// Why there was no answer.
-    fn obstacle(&self, index: usize, why: GaveUp) -> Obstacle {
+    fn obstacle(&self, index: usize, why: CutAbort) -> Obstacle {
         match self.ks.shared().waits.ended() {
             Some(reason) => Obstacle::Final(self.stopped(reason)),
             None => Obstacle::Passing(index, why),
@@ -238,7 +238,7 @@ impl<T: Send + Sync + 'static> Member<T> {
 /// Why an attempt came to nothing.
 enum Obstacle {
     /// This member could not hold back, or did not get to the revision.
-    Passing(usize, GaveUp),
+    Passing(usize, CutAbort),
     Final(CutError),
 }
 
@@ -246,7 +246,7 @@ enum Obstacle {
 struct Asked<'a, T: Send + Sync + 'static> {
     index: usize,
     member: &'a Member<T>,
-    answers: Answers<T>,
+    answers: CutReplies<T>,
 }
 
 impl<'a, T: Send + Sync + 'static> Asked<'a, T> {
@@ -263,7 +263,7 @@ impl<'a, T: Send + Sync + 'static> Asked<'a, T> {
 
     async fn held(&mut self) -> Result<Position, Obstacle> {
         let answer = (&mut self.answers.held).await;
-        answer.unwrap_or(Err(GaveUp::Gone)).map_err(|why| self.member.obstacle(self.index, why))
+        answer.unwrap_or(Err(CutAbort::Gone)).map_err(|why| self.member.obstacle(self.index, why))
     }
 
     fn stop_at(&self, revision: Revision) {
@@ -274,7 +274,7 @@ impl<'a, T: Send + Sync + 'static> Asked<'a, T> {
 
     async fn taken(&mut self) -> Result<Snapshot<T>, Obstacle> {
         let answer = (&mut self.answers.taken).await;
-        answer.unwrap_or(Err(GaveUp::Gone)).map_err(|why| self.member.obstacle(self.index, why))
+        answer.unwrap_or(Err(CutAbort::Gone)).map_err(|why| self.member.obstacle(self.index, why))
     }
 }
 
@@ -305,7 +305,7 @@ async fn attempt<T: Send + Sync + 'static>(
     let revision = revision_now(&mut all[0], positions[0].epoch).await?;
     // It is asked for after all have said where they stand, so only another history is behind.
     if let Some(ahead) = positions.iter().position(|position| position.confirmed > revision) {
-        return Err(members[ahead].obstacle(ahead, GaveUp::Gone));
+        return Err(members[ahead].obstacle(ahead, CutAbort::Gone));
     }
     all.iter().for_each(|asked| asked.stop_at(revision));
     let mut snapshots = Vec::with_capacity(all.len());
@@ -329,12 +329,12 @@ async fn revision_now<T: Send + Sync + 'static>(
         // The others need not wait for a mirror that does not hold back any more.
         gave_up = asked.taken() => match gave_up {
             Err(obstacle) => Err(obstacle),
-            Ok(_) => Err(Obstacle::Passing(index, GaveUp::Gone)),
+            Ok(_) => Err(Obstacle::Passing(index, CutAbort::Gone)),
         },
         revision = shared.wait(Awaited::Sync { ticket, epoch: Some(epoch) }) => match revision {
             Ok(revision) => Ok(revision),
             Err(WaitError::Stopped(reason)) => Err(Obstacle::Final(member.stopped(reason))),
-            Err(_) => Err(Obstacle::Passing(index, GaveUp::Interrupted)),
+            Err(_) => Err(Obstacle::Passing(index, CutAbort::Interrupted)),
         },
     }
 }

@@ -36,7 +36,7 @@ impl Leases {
         Arc::new(Leases { state: Mutex::new(state), returned: Notify::new() })
     }
 
-    pub(super) fn lend(&self) {
+    pub(super) fn with_own_count(&self) {
         self.state.lock().out += 1;
     }
 

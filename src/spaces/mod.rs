@@ -128,7 +128,7 @@ impl<T: Send + Sync + 'static> KeySpaces<T> {
     pub async fn get(&self, range: impl IntoKeyRange) -> Result<KeySpace<T>, GetError> {
         let range = key_range(range)?;
         loop {
-            let ks = self.inner.lend(&range)?;
+            let ks = self.inner.with_own_count(&range)?;
             match ks.started().await {
                 Ok(_) if ks.shared().waits.ended().is_none() => {
                     self.inner.started(&range, &ks);
@@ -218,7 +218,7 @@ impl<T: Send + Sync + 'static> KeySpaces<T> {
 
 impl<T: Send + Sync + 'static> Inner<T> {
     /// A handle of the range's key space, which is started if it is not there.
-    fn lend(self: &Arc<Self>, range: &KeyRange) -> Result<KeySpace<T>, GetError> {
+    fn with_own_count(self: &Arc<Self>, range: &KeyRange) -> Result<KeySpace<T>, GetError> {
         let mut gone = Gone::new();
         let found = self.table.lock().find(range, &self.options, Instant::now(), &mut gone);
         drop(gone);
@@ -261,7 +261,7 @@ impl<T: Send + Sync + 'static> Inner<T> {
         table.stats.starts += 1;
         let id = table.id();
         let mut slot = Slot::new(id, root);
-        let ks = slot.lend();
+        let ks = slot.with_own_count();
         let place = Place {
             cache: Arc::downgrade(self),
             range: range.clone(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::KeySpaces;
 use crate::mirror::Builder;
 use crate::model::KeyRange;
-use crate::publish::FOREVER;
+use crate::publish::MAX_DURATION;
 use crate::source::Source;
 use crate::view::Decoder;
 
@@ -73,7 +73,7 @@ impl<T: Send + Sync + 'static> KeySpacesBuilder<T> {
     /// How long a key space is kept, loaded and watching, after its last handle was dropped. Zero
     /// stops it at once.
     pub fn idle_ttl(mut self, ttl: Duration) -> Self {
-        self.options.idle_ttl = ttl.min(FOREVER);
+        self.options.idle_ttl = ttl.min(MAX_DURATION);
         self
     }
 
@@ -96,7 +96,7 @@ impl<T: Send + Sync + 'static> KeySpacesBuilder<T> {
     /// [`load_timeout`](Builder::load_timeout): an etcd that does not answer is asked again by the
     /// mirror itself.
     pub fn start_backoff(mut self, min: Duration, max: Duration) -> Self {
-        let bounded = |time: Duration| time.clamp(Duration::from_millis(1), FOREVER);
+        let bounded = |time: Duration| time.clamp(Duration::from_millis(1), MAX_DURATION);
         self.options.backoff_min = bounded(min);
         self.options.backoff_max = bounded(max);
         self
@@ -105,7 +105,7 @@ impl<T: Send + Sync + 'static> KeySpacesBuilder<T> {
     /// How long a [`cut`](KeySpaces::cut) may take, once its key spaces are started; a mirror holds back
     /// for a fifth of that at most. Raise it where a round trip to etcd takes a large part of a second.
     pub fn cut_timeout(mut self, limit: Duration) -> Self {
-        self.options.cut_timeout = limit.clamp(Duration::from_millis(1), FOREVER);
+        self.options.cut_timeout = limit.clamp(Duration::from_millis(1), MAX_DURATION);
         self
     }
 

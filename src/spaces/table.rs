@@ -31,13 +31,13 @@ impl<T: Send + Sync + 'static> Slot<T> {
     }
 
     /// A handle that counts as use until its last clone is dropped.
-    pub(super) fn lend(&mut self) -> KeySpace<T> {
+    pub(super) fn with_own_count(&mut self) -> KeySpace<T> {
         if let Some(lent) = self.lent.as_ref().and_then(WeakKeySpace::upgrade) {
             return lent;
         }
-        self.leases.lend();
+        self.leases.with_own_count();
         let leases = Arc::clone(&self.leases);
-        let ks = self.root.lend(move || leases.give_back());
+        let ks = self.root.with_own_count(move || leases.give_back());
         self.lent = Some(ks.downgrade());
         ks
     }
@@ -103,7 +103,7 @@ impl<T: Send + Sync + 'static> Table<T> {
         }
         self.settle(range, options, now, gone);
         if let Some(slot) = self.slots.get_mut(range) {
-            return Ok(Some(slot.lend()));
+            return Ok(Some(slot.with_own_count()));
         }
         match self.failures.get(range) {
             Some(failure) if failure.until > now => Err(GetError::Start {

@@ -14,7 +14,7 @@ pub use self::decode::json;
 pub use self::decode::{BadValues, BoxError, DecodeError, Decoder, bytes};
 pub(crate) use self::decode::{FormerRejection, caught_message};
 pub use self::next::continuity::{ApplyError, Break, Continuity, Tolerated};
-pub(crate) use self::next::edits::{Decoding, Loading, Next, after_batch};
+pub(crate) use self::next::edits::{Decoding, Loading, NextView, after_batch};
 pub(crate) use self::next::judge::{Known, judge};
 pub(crate) use self::next::walk::{
     BadRecord, Comparison, Differing, Write, bytes_within, newest_writes,
@@ -47,7 +47,7 @@ pub struct View<T> {
     /// Keys whose newest value could not be decoded (C10), with its numbers.
     pub(crate) rejected: Packed<Rejection>,
     /// Rejected keys without an entry: known keys are `entries` plus these.
-    pub(crate) hidden: usize,
+    pub(crate) rejected_without_entry: usize,
     pub(crate) mirrored: Arc<KeyRange>,
     pub(crate) revision: Revision,
     pub(crate) confirmed: Revision,
@@ -66,7 +66,7 @@ impl<T> View<T> {
         View {
             entries: Packed::default(),
             rejected: Packed::default(),
-            hidden: 0,
+            rejected_without_entry: 0,
             mirrored,
             revision: 0,
             confirmed: 0,
@@ -82,7 +82,7 @@ impl<T> View<T> {
         View {
             entries: self.entries.clone(),
             rejected: self.rejected.clone(),
-            hidden: self.hidden,
+            rejected_without_entry: self.rejected_without_entry,
             mirrored: Arc::clone(&self.mirrored),
             revision: self.revision,
             confirmed: self.confirmed,
@@ -106,7 +106,7 @@ impl<T> View<T> {
 
     /// Entries plus rejected keys that show none: as many keys as etcd has in the range.
     pub(crate) fn known_keys(&self) -> usize {
-        self.entries.len() + self.hidden
+        self.entries.len() + self.rejected_without_entry
     }
 
     /// The greatest `mod_revision` applied, deletions included; after a load, the load's revision

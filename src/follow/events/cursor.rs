@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 use super::Events;
 use super::event::{EventsError, KeyEvent, SyncReason, SyncSet};
 use crate::model::Change;
-use crate::publish::{After, Passing, Place, Snapshot, Step, WaitError, What};
+use crate::publish::{Lookup, NextRecord, Place, Snapshot, Step, WaitError, What};
 use crate::view::Packed;
 
 type Waiting<T> = Pin<Box<dyn Future<Output = Result<Snapshot<T>, WaitError>> + Send + Sync>>;
@@ -89,9 +89,9 @@ impl<T: Send + Sync + 'static> Events<T> {
                 return Some(self.sync(&snapshot, SyncReason::Periodic));
             }
             match self.interested.ks.shared().history.after(self.told) {
-                After::Nothing => return None,
-                After::Step(step) => self.telling = Some((step, 0)),
-                After::Gone => {
+                NextRecord::Nothing => return None,
+                NextRecord::Step(step) => self.telling = Some((step, 0)),
+                NextRecord::Gone => {
                     let now = self.interested.ks.snapshot();
                     return Some(self.sync(&now, SyncReason::Behind));
                 }
@@ -156,13 +156,13 @@ impl<T: Send + Sync + 'static> Events<T> {
             self.told = now.step;
         } else {
             match self.interested.ks.shared().history.passing(place) {
-                Passing::By(step) => {
+                Lookup::By(step) => {
                     self.told = step.number - 1;
                     self.telling = Some((step, 0));
                 }
                 // It is told when it is noted.
-                Passing::NotYet(newest) => self.told = newest,
-                Passing::Gone => return Some(self.sync(now, SyncReason::Behind)),
+                Lookup::NotYet(newest) => self.told = newest,
+                Lookup::Gone => return Some(self.sync(now, SyncReason::Behind)),
             }
         }
         self.place = place;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{AtLeast, Change, Entry, KeyRange, Revision, StopReason};
-use crate::publish::FOREVER;
+use crate::publish::MAX_DURATION;
 use crate::view::{Packed, Range};
 
 /// One event of a followed range, or everything at once.
@@ -256,7 +256,7 @@ impl EventsOptions {
     /// place among the events: none is left out for it.
     #[must_use]
     pub fn resync(mut self, every: Duration) -> Self {
-        self.resync = Some(every.clamp(Duration::from_millis(1), FOREVER));
+        self.resync = Some(every.clamp(Duration::from_millis(1), MAX_DURATION));
         self
     }
 }

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use self::cursor::{Begin, Resync};
-use super::subscription::Interested;
+use super::subscription::Subscription;
 use crate::keyspace::KeySpace;
 use crate::model::{KeyRange, Token};
 use crate::publish::{Bell, Place, Step};
@@ -34,7 +34,7 @@ pub use self::event::{
 /// Made by [`KeySpace::events`]. A [`Stream`], with an inherent [`next`](Events::next). It counts as a
 /// handle of the key space, so the mirror lives on while it does.
 pub struct Events<T: Send + Sync + 'static> {
-    interested: Interested<T>,
+    interested: Subscription<T>,
     begin: Option<Begin<T>>,
     /// The token while `begin` is pending: the position that these events start after.
     start: Token,
@@ -131,7 +131,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         options: EventsOptions,
     ) -> Result<Events<T>, OutsideRange> {
         let range = OutsideRange::check(range.into(), self.mirrored())?;
-        let interested = Interested::in_history(self, range);
+        let interested = Subscription::in_history(self, range);
         let (start, begin) = match start {
             Start::Now => (Token::NOTHING, Begin::Sync),
             Start::After(at_least) => {

@@ -31,7 +31,7 @@ use crate::journal::filter::Filter;
 use crate::journal::mirror_batch::{MirrorBatch, StoredMirror};
 use crate::journal::options::JournalOptions;
 use crate::journal::position::Position;
-use crate::journal::synthesize::Telling;
+use crate::journal::synthesize::Synthesizer;
 
 /// A durable journal. A handle, cheap to clone; the journal ends with [`close`](Journal::close), or
 /// with its last handle, which watchers hold too.
@@ -167,7 +167,7 @@ impl Journal {
     pub(in crate::journal) async fn append_told(
         &self,
         batch: MirrorBatch,
-        telling: Telling,
+        telling: Synthesizer,
     ) -> Result<Range<u64>, StoreError> {
         check_batch(&batch)?;
         self.call(Work::Tell(Box::new((batch, telling)))).await.map(stored)

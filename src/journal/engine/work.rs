@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use crate::journal::event::NewEvent;
 use crate::journal::file::gc::Collected;
 use crate::journal::mirror_batch::MirrorBatch;
-use crate::journal::synthesize::Telling;
+use crate::journal::synthesize::Synthesizer;
 
 /// What a call asks for.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(in crate::journal) enum Work {
     Store(Vec<NewEvent>),
     Append(Box<MirrorBatch>),
     /// The same, with an event for each change.
-    Tell(Box<(MirrorBatch, Telling)>),
+    Tell(Box<(MirrorBatch, Synthesizer)>),
     Checkpoint {
         id: String,
         sequence: u64,

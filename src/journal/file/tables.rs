@@ -18,7 +18,7 @@ use crate::journal::error::{StorageFault, StoreError};
 use crate::journal::event::NewEvent;
 use crate::journal::mirror_batch::Tally;
 use crate::journal::mirror_batch::{MirrorBatch, StateChange, StoredMirror};
-use crate::journal::synthesize::Telling;
+use crate::journal::synthesize::Synthesizer;
 
 /// The tables of one write transaction, and the counters as they will be after it.
 pub(in crate::journal) struct Tables<'t> {
@@ -85,7 +85,7 @@ impl<'t> Tables<'t> {
     pub(in crate::journal) fn append(
         &mut self,
         batch: MirrorBatch,
-        telling: Option<Telling>,
+        telling: Option<Synthesizer>,
         now: SystemTime,
     ) -> Result<Result<Range<u64>, StoreError>, StorageFault> {
         let name = batch.mirror.as_str();

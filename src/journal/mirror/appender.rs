@@ -20,10 +20,10 @@ use crate::journal::error::{ReadError, StorageFault, StoreError};
 use crate::journal::mirror_batch::Refusal;
 use crate::journal::mirror_batch::{Cursor, MirrorBatch};
 use crate::journal::store_options::MirrorOptions;
-use crate::journal::synthesize::{Names, Telling, change_of};
+use crate::journal::synthesize::{Names, Synthesizer, change_of};
 use crate::mirror::OnBadStore;
 use crate::model::Event;
-use crate::publish::{Refused, Tapped, Tapping, Through};
+use crate::publish::{FeedItem, FeedReceiver, Refused, Through};
 
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
@@ -63,7 +63,7 @@ enum Damage {
 }
 
 /// The task that stores.
-pub(in crate::journal) struct Keeper {
+pub(in crate::journal) struct Appender {
     journal: Journal,
     mirror: String,
     /// The key space's.
@@ -88,10 +88,10 @@ pub(in crate::journal) struct Keeper {
     /// so many are added. Not known before the first data.
     epochs: Option<u64>,
     /// Events that were taken and are not stored yet, and their bytes.
-    gathered: Option<(MirrorBatch, Telling, usize)>,
+    gathered: Option<(MirrorBatch, Synthesizer, usize)>,
 }
 
-impl Keeper {
+impl Appender {
     pub(in crate::journal) fn new(
         journal: Journal,
         mirror: String,
@@ -99,7 +99,7 @@ impl Keeper {
         options: MirrorOptions,
         on_bad_store: OnBadStore,
     ) -> Self {
-        Keeper {
+        Appender {
             journal,
             mirror,
             names: Arc::new(Names::new(&options.types, &name)),
@@ -119,21 +119,21 @@ impl Keeper {
         }
     }
 
-    pub(in crate::journal) async fn run(mut self, mut tapping: Tapping) {
+    pub(in crate::journal) async fn run(mut self, mut tapping: FeedReceiver) {
         if let Err(error) = self.find_place().await {
             self.lose(&tapping, error);
         }
         while let Some(tapped) = self.next(&mut tapping).await {
             self.taken_at = Instant::now();
             // One that is abandoned is begun again without being asked for.
-            let ends = matches!(tapped, Tapped::LoadEnds { .. });
+            let ends = matches!(tapped, FeedItem::LoadEnds { .. });
             if let Err(error) = self.take(tapped).await {
                 self.lose(&tapping, error);
             } else if self.lost.is_none() {
                 tapping.set_error(None);
             } else if ends && self.lost.as_ref().is_some_and(|lost| lost.asked) {
                 // It had begun before that, and did not serve.
-                tapping.want_load();
+                tapping.request_reload();
             }
         }
         // The mirror is gone. What was quiet since the last event is worth storing too, unless it is
@@ -149,10 +149,10 @@ impl Keeper {
 
     /// The next message. Events that come while others are stored become one batch, which is stored when
     /// nothing or something else comes: storing costs much the same for one event as for many.
-    async fn next(&mut self, tapping: &mut Tapping) -> Option<Tapped> {
+    async fn next(&mut self, tapping: &mut FeedReceiver) -> Option<FeedItem> {
         if let Some((_, _, bytes)) = &self.gathered {
             let tapped = if *bytes < self.gathered_max { tapping.now() } else { None };
-            if let Some(Tapped::Events { .. } | Tapped::Progress { .. }) = tapped {
+            if let Some(FeedItem::Events { .. } | FeedItem::Progress { .. }) = tapped {
                 return tapped;
             }
             if let Err(error) = self.store_gathered().await {
@@ -180,40 +180,40 @@ impl Keeper {
         Ok(())
     }
 
-    async fn take(&mut self, tapped: Tapped) -> Result<(), StoreError> {
+    async fn take(&mut self, tapped: FeedItem) -> Result<(), StoreError> {
         match tapped {
-            Tapped::LoadAsked => {
+            FeedItem::ReloadAcknowledged => {
                 if let Some(lost) = &mut self.lost {
                     lost.asked = true;
                 }
             }
-            Tapped::Restored => self.epochs = Some(0),
-            Tapped::LoadBegins => self.begin().await?,
-            Tapped::Page(kvs) => {
+            FeedItem::Restored => self.epochs = Some(0),
+            FeedItem::LoadBegins => self.begin().await?,
+            FeedItem::Page(kvs) => {
                 if let Some(reading) = &mut self.reading
                     && let Err(error) = reading.difference.page(kvs).await
                 {
                     return Err(self.unreadable(error, Damage::Records));
                 }
             }
-            Tapped::LoadHeld => {
+            FeedItem::LoadHeld => {
                 if let Some(reading) = &mut self.reading
                     && let Err(error) = reading.difference.rest().await
                 {
                     return Err(self.unreadable(error, Damage::Records));
                 }
             }
-            Tapped::LoadAbandoned => self.reading = None,
-            Tapped::LoadEnds { to, refused } => {
+            FeedItem::LoadAbandoned => self.reading = None,
+            FeedItem::LoadEnds { to, refused } => {
                 if let Some(reading) = self.reading.take() {
                     self.finish(reading, to, refused).await?;
                 }
             }
-            Tapped::Events { from, to, events, refused } if self.lost.is_none() => {
+            FeedItem::Events { from, to, events, refused } if self.lost.is_none() => {
                 self.goes_on(from).await?;
                 self.gather(self.placed(to), events, refused);
             }
-            Tapped::Progress { from, to } if self.lost.is_none() => {
+            FeedItem::Progress { from, to } if self.lost.is_none() => {
                 self.goes_on(from).await?;
                 let to = self.placed(to);
                 self.at = Some(to);
@@ -223,7 +223,7 @@ impl Keeper {
                     self.append_place(to).await?;
                 }
             }
-            Tapped::Events { .. } | Tapped::Progress { .. } => {}
+            FeedItem::Events { .. } | FeedItem::Progress { .. } => {}
         }
         Ok(())
     }
@@ -257,7 +257,7 @@ impl Keeper {
         MirrorBatch::new(self.mirror.clone(), self.stored, to.into())
     }
 
-    async fn append(&mut self, batch: MirrorBatch, telling: Telling) -> Result<(), StoreError> {
+    async fn append(&mut self, batch: MirrorBatch, telling: Synthesizer) -> Result<(), StoreError> {
         let cursor = batch.cursor;
         self.journal.append_told(batch, telling).await?;
         self.stored = Some(cursor);
@@ -267,7 +267,7 @@ impl Keeper {
 
     /// Stores a place where nothing happened.
     async fn append_place(&mut self, to: Through) -> Result<(), StoreError> {
-        self.append(self.batch(to), Telling::new(&self.names, false)).await
+        self.append(self.batch(to), Synthesizer::new(&self.names, false)).await
     }
 
     /// Puts events behind those that are to be stored next.
@@ -275,7 +275,7 @@ impl Keeper {
         let mut gathered = self
             .gathered
             .take()
-            .unwrap_or_else(|| (self.batch(to), Telling::new(&self.names, false), 0));
+            .unwrap_or_else(|| (self.batch(to), Synthesizer::new(&self.names, false), 0));
         let (batch, telling, bytes) = &mut gathered;
         batch.cursor = to.into();
         if !batch.refused.is_empty() {
@@ -303,7 +303,7 @@ impl Keeper {
     }
 
     /// Gives up the place; what is sent from now on is left out until a complete read.
-    fn lose(&mut self, tapping: &Tapping, error: StoreError) {
+    fn lose(&mut self, tapping: &FeedReceiver, error: StoreError) {
         let delay = self.lost.as_ref().map_or(RETRY_MIN, |lost| (lost.delay * 2).min(RETRY_MAX));
         if self.lost.is_none() {
             tracing::warn!(name = %self.name, %error, "the mirror is not stored any more");
@@ -328,11 +328,11 @@ impl Keeper {
     }
 
     /// Asks for a complete read if the journal works again.
-    async fn retry(&mut self, tapping: &Tapping) {
+    async fn retry(&mut self, tapping: &FeedReceiver) {
         let found = if self.damaged.is_some() { Ok(()) } else { self.find_place().await };
         match found {
             Ok(()) => {
-                tapping.want_load();
+                tapping.request_reload();
                 // Should that load fail, it is asked for again; what fails again waits longer.
                 let delay = self.lost.as_ref().map_or(RETRY_MIN, |lost| lost.delay);
                 let retry = Some(Instant::now() + RETRY_MAX);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::appender::Keeper;
+use super::appender::Appender;
 use crate::journal::engine::journal::Journal;
 use crate::journal::engine::read::blocking;
 use crate::journal::error::ReadError;
@@ -16,7 +16,7 @@ use crate::journal::mirror_batch::StoredMirror;
 use crate::journal::mirror_batch::StoredRefusal;
 use crate::journal::store_options::MirrorOptions;
 use crate::journal::synthesize::short;
-use crate::mirror::{Builder, Stored, Warm};
+use crate::mirror::{Builder, Restore, Stored};
 use crate::model::KeyRange;
 use crate::publish::tap;
 
@@ -56,7 +56,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
             let (tap, tapping) = tap(options.buffer_bytes);
             let mirror = mirror_id(&all.name, range);
             let name = all.name.clone();
-            let keeper = Keeper::new(journal, mirror, name, options, all.on_bad_store);
+            let keeper = Appender::new(journal, mirror, name, options, all.on_bad_store);
             (tap, Box::pin(keeper.run(tapping)))
         })
     }
@@ -80,7 +80,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
         let journal = journal.clone();
         self.warm(move |name, range| {
             let (sender, stored) = mpsc::channel(2);
-            Warm::new(Box::pin(feed(journal, mirror_id(name, range), sender)), stored)
+            Restore::new(Box::pin(feed(journal, mirror_id(name, range), sender)), stored)
         })
     }
 }

@@ -224,7 +224,7 @@ impl Machine {
         let error = SourceError::new(SourceErrorKind::Malformed, what);
         self.report.last_error = Some(Arc::new(error));
         match values {
-            0 => self.schedule_reload(now, Reload::GAPS),
+            0 => self.schedule_reload(now, Reload::LOST_EVENTS),
             _ => self.history_changed(now, what),
         }
     }

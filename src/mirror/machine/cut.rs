@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Action, Instant, Machine, Phase};
 use crate::model::Revision;
-use crate::publish::{Demand, GaveUp, Wish};
+use crate::publish::{CutAbort, CutRequest, Demand};
 
 /// Longer than anybody may hold back, whatever was wished.
 const HOLD_MAX: Duration = Duration::from_secs(60);
@@ -41,7 +41,7 @@ impl Machine {
 
     /// The revision to stop at, once it is known.
     pub(super) fn cut_at(&self) -> Option<Revision> {
-        self.wish.filter(|_| self.holds_back()).and_then(|wish| wish.at)
+        self.cut_request.filter(|_| self.holds_back()).and_then(|cut_request| cut_request.at)
     }
 
     /// Whether a count barrier as of `at` may be believed now.
@@ -73,43 +73,46 @@ impl Machine {
 
     /// Does what a wish asks for now.
     pub(super) fn check_cut(&mut self, now: Instant) {
-        match self.wish {
+        match self.cut_request {
             None => return self.go_on(now),
-            Some(wish) if wish.number != self.cutting.number => self.begin_cut(now, wish),
+            Some(cut_request) if cut_request.number != self.cutting.number => {
+                self.begin_cut(now, cut_request)
+            }
             Some(_) => {}
         }
-        let (Some(wish), Some(hold)) = (self.wish, self.cutting.hold) else { return };
+        let (Some(cut_request), Some(hold)) = (self.cut_request, self.cutting.hold) else { return };
         if self.phase != Phase::Live {
-            self.give_up_cut(now, GaveUp::Interrupted);
+            self.give_up_cut(now, CutAbort::Interrupted);
         } else if hold.until <= now {
-            self.give_up_cut(now, GaveUp::TooLong);
+            self.give_up_cut(now, CutAbort::TooLong);
         } else if self.applying == 0 && self.fresh.leap.is_none() {
-            self.hold_back(now, wish, hold);
+            self.hold_back(now, cut_request, hold);
         }
     }
 
-    fn begin_cut(&mut self, now: Instant, wish: Wish) {
+    fn begin_cut(&mut self, now: Instant, cut_request: CutRequest) {
         self.go_on(now);
-        self.cutting.number = wish.number;
+        self.cutting.number = cut_request.number;
         if self.phase != Phase::Live {
-            return self.act(Action::CutGivenUp { number: wish.number, why: GaveUp::NotLive });
+            return self
+                .act(Action::CutGivenUp { number: cut_request.number, why: CutAbort::NotLive });
         }
         // What is here is older than the revision that will be asked for.
         self.flush(Some(now));
-        let until = now + wish.hold_max.min(HOLD_MAX);
+        let until = now + cut_request.hold_max.min(HOLD_MAX);
         self.cutting.hold = Some(Hold { until, told: false, proved: 0 });
     }
 
     /// Nothing is on its way to be shown.
-    fn hold_back(&mut self, now: Instant, wish: Wish, hold: Hold) {
-        let number = wish.number;
+    fn hold_back(&mut self, now: Instant, cut_request: CutRequest, hold: Hold) {
+        let number = cut_request.number;
         if !hold.told {
             self.cutting.hold = Some(Hold { told: true, ..hold });
             self.act(Action::CutHeld(number));
         }
-        let Some(at) = wish.at else {
+        let Some(at) = cut_request.at else {
             if self.queue.is_full() {
-                self.give_up_cut(now, GaveUp::Full);
+                self.give_up_cut(now, CutAbort::Full);
             }
             return;
         };
@@ -127,7 +130,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn give_up_cut(&mut self, now: Instant, why: GaveUp) {
+    pub(super) fn give_up_cut(&mut self, now: Instant, why: CutAbort) {
         let name = &self.options.name;
         tracing::debug!(%name, ?why, "a cut was given up");
         self.act(Action::CutGivenUp { number: self.cutting.number, why });

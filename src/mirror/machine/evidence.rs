@@ -235,7 +235,9 @@ impl Machine {
         }
         match purpose {
             // Content is compared or loaded, whatever the term.
-            Purpose::Page | Purpose::Compared | Purpose::Newest { .. } | Purpose::Census => true,
+            Purpose::Page | Purpose::Compared | Purpose::Newest { .. } | Purpose::CountAtCursor => {
+                true
+            }
             Purpose::Identify { .. } if asked_again => true,
             Purpose::Identify { .. } => {
                 self.identify(now);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Action, Instant, Machine, Phase, Purpose, Reload, SourceError, timeout};
 use crate::model::{KeyRange, Revision};
-use crate::publish::{GaveUp, ProgressBy};
+use crate::publish::{CutAbort, ProgressBy};
 use crate::source::{RangePage, RangeRequest, ServerVersion, SourceErrorKind};
 
 /// Silence is called death after this many check intervals without an answer.
@@ -19,7 +19,7 @@ const LEAP_MAX: Revision = 1 << 20;
 
 /// What is asked about how current the data is.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Freshness {
+pub(super) struct Checks {
     /// The watcher's id, from its `created` answer.
     pub(super) watch_id: Option<i64>,
     /// Since when an answer of the watch is awaited.
@@ -55,12 +55,12 @@ pub(super) struct Freshness {
     pub(super) leap: Option<Revision>,
 }
 
-impl Freshness {
+impl Checks {
     /// Forgets what was asked on a watch that is gone; the store's revision stays true.
     /// Gives whether it was only suspected that progress requests are swallowed.
     pub(super) fn reset(&mut self) -> bool {
         let suspecting = self.suspecting;
-        *self = Freshness { as_of: self.as_of, ..Freshness::default() };
+        *self = Checks { as_of: self.as_of, ..Checks::default() };
         suspecting
     }
 }
@@ -248,7 +248,7 @@ impl Machine {
         }
         let (since, cursor) = (self.gapless, self.known.cursor);
         let request = RangeRequest { revision: since, ..self.revision_request() };
-        self.ask(Purpose::Gapless { since, cursor }, request);
+        self.ask(Purpose::GapCheck { since, cursor }, request);
     }
 
     pub(super) fn gapless_read(
@@ -266,7 +266,7 @@ impl Machine {
             Err(error) if error.kind() == SourceErrorKind::Compacted => {
                 self.report.counters.compactions += 1;
                 tracing::info!(name = %self.options.name, since, "this server may have skipped what was compacted");
-                self.schedule_reload(now, Reload::GAPS);
+                self.schedule_reload(now, Reload::LOST_EVENTS);
             }
             Err(error) => self.fail(now, error),
         }
@@ -285,7 +285,7 @@ impl Machine {
             limit: 1,
             ..RangeRequest::new(KeyRange::clone(&self.range))
         };
-        self.ask(Purpose::Barrier { cursor, asked: now, at }, request);
+        self.ask(Purpose::CountBarrier { cursor, asked: now, at }, request);
     }
 
     pub(super) fn barrier(
@@ -306,7 +306,7 @@ impl Machine {
         let page = match result {
             Ok(page) => page,
             Err(error) if at.is_some() && error.kind() == SourceErrorKind::Compacted => {
-                return self.give_up_cut(now, GaveUp::Interrupted);
+                return self.give_up_cut(now, CutAbort::Interrupted);
             }
             Err(error) => return self.fail(now, error),
         };
@@ -338,7 +338,7 @@ impl Machine {
             self.fresh.awaiting = None;
             self.fresh.suspecting = false;
             self.fresh.next_check = Some(now + self.pause_between_checks());
-            self.proven();
+            self.mark_healthy();
             if self.gapless == cursor {
                 // Nothing was skipped before, and what is skipped since the count would have shown.
                 self.gapless = at.unwrap_or(header.revision);
@@ -355,7 +355,7 @@ impl Machine {
             self.report.counters.discontinuities += 1;
             let name = &self.options.name;
             tracing::warn!(%name, "the store counts other keys; everything is read again");
-            self.schedule_reload(now, Reload::GAPS);
+            self.schedule_reload(now, Reload::LOST_EVENTS);
         } else {
             self.fail(now, timeout("the store has changes that the watch does not deliver"));
         }

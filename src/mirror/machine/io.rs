@@ -12,7 +12,7 @@ use super::proof::Basis;
 use crate::mirror::options::Budget;
 use crate::mirror::restore::Cause;
 use crate::model::{Header, RawKeyValue, Revision, StopReason, WatchResponse};
-use crate::publish::{Applied, GaveUp, Held, LoadError, Verdict};
+use crate::publish::{Applied, CutAbort, Held, LoadError, Verdict};
 use crate::source::{RangeChunk, RangePage, RangeRequest, ServerVersion, SourceError};
 use crate::view::{ApplyError, Differing};
 
@@ -70,7 +70,7 @@ pub(crate) enum Action {
     },
     CutGivenUp {
         number: u64,
-        why: GaveUp,
+        why: CutAbort,
     },
     Synced {
         ticket: u64,
@@ -122,7 +122,7 @@ pub(crate) enum Purpose {
     /// One of the newest known writes, as of the cursor.
     Newest { index: usize },
     /// Whether the keys as of the cursor are as many as known, and none newer than the newest write.
-    Census,
+    CountAtCursor,
     /// A page of a load.
     Page,
     /// How many keys the store has while a reload is held.
@@ -132,9 +132,9 @@ pub(crate) enum Purpose {
     /// The store's revision now, for all waits with a ticket up to this one.
     Revision { asked: Instant, ticket: u64 },
     /// Whether the revision `since` can still be read, when the cursor was at `cursor`.
-    Gapless { since: Revision, cursor: Revision },
+    GapCheck { since: Revision, cursor: Revision },
     /// The count barrier (B13) over what was known at `cursor`; of now, or as of the revision of a cut.
-    Barrier { cursor: Revision, asked: Instant, at: Option<Revision> },
+    CountBarrier { cursor: Revision, asked: Instant, at: Option<Revision> },
 }
 
 /// What happened.
@@ -149,7 +149,7 @@ pub(crate) enum Input {
     /// What is stored cannot be used.
     NotRestored(Cause),
     /// Whoever stores what is taken in needs a complete read.
-    LoadWanted,
+    ReloadRequested,
     Connected(Result<(), SourceError>),
     Version(Result<ServerVersion, SourceError>),
     TokenRefreshed(Result<(), SourceError>),
@@ -181,7 +181,7 @@ pub(crate) enum Input {
     },
     Applied(Result<Applied, ApplyError>),
     /// A request will never be answered: it panicked, which is a defect below this crate.
-    Lost(String),
+    RequestPanicked(String),
     Shutdown,
     /// Nothing but the passing of time, or a new demand.
     Tick,

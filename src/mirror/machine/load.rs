@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Freshness, Instant, LoadReason, Machine, Phase, Purpose, Reload, State};
+use super::{Action, Checks, Instant, LoadReason, Machine, Phase, Purpose, Reload, State};
 use crate::mirror::pager::{Pager, Step};
 use crate::model::{Header, RawKeyValue, StopReason};
 use crate::publish::{Applied, LoadError};
@@ -125,7 +125,7 @@ impl Machine {
                 self.count_load(reload.reason);
                 if !reload.same_history {
                     // Revisions of the old history say nothing about the new one.
-                    self.fresh = Freshness::default();
+                    self.fresh = Checks::default();
                 }
                 if let Some(header) = self.load_header.take().filter(|_| !was_held) {
                     self.clear_suspicion(&header);

@@ -51,9 +51,9 @@ impl Reload {
     /// The same, and whoever stores what is taken in needs all of it.
     pub(super) const STORED: Reload = Reload { reason: LoadReason::Stored, ..Reload::FIRST };
     /// The same, but what is known of it has gaps.
-    pub(super) const GAPS: Reload =
+    pub(super) const LOST_EVENTS: Reload =
         Reload { doubted: true, reason: LoadReason::Gap, ..Reload::FIRST };
-    pub(super) const ANEW: Reload =
+    pub(super) const NEW_HISTORY: Reload =
         Reload { same_history: false, doubted: false, reason: LoadReason::History };
 }
 

@@ -202,7 +202,7 @@ impl Machine {
         } else {
             RangeRequest { count_only: true, ..all }
         };
-        self.ask(Purpose::Census, request);
+        self.ask(Purpose::CountAtCursor, request);
     }
 
     pub(super) fn newest_read(

@@ -40,7 +40,7 @@ impl Machine {
             OnHistoryChange::Stop => self.stop(StopReason::AnotherCluster { expected, got }),
             OnHistoryChange::Reload => {
                 self.report.last_error = Some(cause);
-                self.read_anew(now, "another cluster answers");
+                self.reload_new_history(now, "another cluster answers");
             }
         }
     }
@@ -49,20 +49,20 @@ impl Machine {
     pub(super) fn history_changed(&mut self, now: Instant, what: &'static str) {
         match self.options.on_history_change {
             OnHistoryChange::Stop => self.stop(StopReason::HistoryChanged { what }),
-            OnHistoryChange::Reload => self.read_anew(now, what),
+            OnHistoryChange::Reload => self.reload_new_history(now, what),
         }
     }
 
     /// Has everything loaded under a new epoch.
-    fn read_anew(&mut self, now: Instant, what: &'static str) {
+    fn reload_new_history(&mut self, now: Instant, what: &'static str) {
         self.count_history_change(what);
-        self.reload = Some(Reload::ANEW);
+        self.reload = Some(Reload::NEW_HISTORY);
         self.queue.clear();
         self.forget_evidence();
         if self.is_connected() {
             self.abandon_load();
             self.close_watch();
-            self.begin_load(now, Reload::ANEW);
+            self.begin_load(now, Reload::NEW_HISTORY);
         }
     }
 
@@ -76,7 +76,7 @@ impl Machine {
             return self.stop(StopReason::HistoryChanged { what });
         }
         self.count_history_change(what);
-        self.reload = Some(Reload::ANEW);
+        self.reload = Some(Reload::NEW_HISTORY);
         self.forget_evidence();
         // It was read whole, and is compared with the known content in any case.
         self.finish_load(header, self.options.hold_above);
@@ -113,14 +113,18 @@ impl Machine {
         if self.too_large_at.replace(cursor) != Some(cursor) {
             return self.fail(now, error);
         }
-        self.read_instead(now, Arc::new(error));
+        self.reload_oversized(now, Arc::new(error));
     }
 
     /// Reads everything, since a response of the watch cannot be had or held (C9).
     ///
     /// A watch begins with the cursor's own revision, so the response comes again until the store has a newer
     /// one; the delays grow meanwhile.
-    pub(super) fn read_instead(&mut self, now: Instant, cause: Arc<dyn StdError + Send + Sync>) {
+    pub(super) fn reload_oversized(
+        &mut self,
+        now: Instant,
+        cause: Arc<dyn StdError + Send + Sync>,
+    ) {
         self.report.counters.oversized += 1;
         let name = &self.options.name;
         tracing::warn!(%name, error = %cause, "a response is too large; everything is read instead");

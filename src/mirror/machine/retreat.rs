@@ -38,7 +38,7 @@ impl Machine {
         }
         if self.phase == Phase::Live && self.queue.reaches(self.known.cursor.saturating_add(1)) {
             // The connection brought something new before it broke, so this is the first failure.
-            self.proven();
+            self.mark_healthy();
         }
         let delay = if hopeless {
             // The rights of many processes end, and come back, at the same moment.

@@ -79,7 +79,7 @@ impl Machine {
             if self.queue.partial_bytes() > self.options.response_bytes {
                 let kind = SourceErrorKind::TooLarge;
                 let error = SourceError::new(kind, "a response in fragments exceeds its bound");
-                self.read_instead(now, Arc::new(error));
+                self.reload_oversized(now, Arc::new(error));
             }
         }
     }
@@ -176,7 +176,7 @@ impl Machine {
         if self.awaits_read(now, revision) {
             return;
         }
-        self.proven();
+        self.mark_healthy();
         if !self.keep_progress(revision) {
             self.confirm(now, revision);
         }

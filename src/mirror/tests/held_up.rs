@@ -6,11 +6,11 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::keyspace::KeySpace;
-use crate::publish::{ProgressBy, Tapping, tap};
+use crate::publish::{FeedReceiver, ProgressBy, tap};
 use crate::testing::FakeEtcd;
 
 /// Takes what comes while it is allowed to.
-async fn take(mut tapping: Tapping, mut allowed: watch::Receiver<bool>) {
+async fn take(mut tapping: FeedReceiver, mut allowed: watch::Receiver<bool>) {
     while allowed.wait_for(|allowed| *allowed).await.is_ok() {
         tokio::select! {
             biased;

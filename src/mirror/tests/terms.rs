@@ -96,7 +96,8 @@ fn h17_a_count_under_a_higher_term_confirms_nothing() {
         }
         let header = Some(Header { raft_term: term, ..at(12) });
         for action in std::mem::take(&mut chaos.pending) {
-            if let Action::Range(asked @ Asked { purpose: Purpose::Barrier { .. }, .. }, _) = action
+            if let Action::Range(asked @ Asked { purpose: Purpose::CountBarrier { .. }, .. }, _) =
+                action
             {
                 tell(
                     &mut chaos,

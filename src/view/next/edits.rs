@@ -12,10 +12,10 @@ use std::time::SystemTime;
 
 use smallvec::SmallVec;
 
-use crate::model::{Change, Effect, Effects, Entry, Event, Numbers, RawKeyValue, ValueHash};
+use crate::model::{Change, Entry, Event, EventChange, Numbers, RawKeyValue, Trace, ValueHash};
 use crate::view::View;
 use crate::view::decode::{BadValues, DecodeError, Decoder, Rejection, decode};
-use crate::view::next::judge::{Batch, KeyHistory};
+use crate::view::next::judge::{Batch, KeyEvents};
 use crate::view::packed::{Edit, Place};
 
 pub(crate) use self::loading::Loading;
@@ -36,7 +36,7 @@ impl<T> Clone for Decoding<T> {
 }
 
 /// What a key is to show next.
-enum Shown<T> {
+enum Visible<T> {
     /// Whatever it showed before.
     Same,
     Nothing,
@@ -44,17 +44,17 @@ enum Shown<T> {
 }
 
 /// The outcome for one key: what it shows, and whether its newest value is rejected.
-struct Outcome<T> {
-    shown: Shown<T>,
+struct Resolved<T> {
+    shown: Visible<T>,
     rejected: Option<Box<Undecodable>>,
     /// Since when it is rejected, where that is known of a former mirror.
     since: Option<SystemTime>,
 }
 
-impl<T> Outcome<T> {
+impl<T> Resolved<T> {
     /// An outcome without a rejected value.
-    fn of(shown: Shown<T>) -> Self {
-        Outcome { shown, rejected: None, since: None }
+    fn of(shown: Visible<T>) -> Self {
+        Resolved { shown, rejected: None, since: None }
     }
 }
 
@@ -75,12 +75,12 @@ impl<T: 'static> Decoding<T> {
         &self,
         mut writes: impl DoubleEndedIterator<Item = RawKeyValue>,
         old: Option<&Arc<Entry<T>>>,
-    ) -> Outcome<T> {
+    ) -> Resolved<T> {
         let Some(last) = writes.next_back() else {
-            return Outcome::of(Shown::Nothing);
+            return Resolved::of(Visible::Nothing);
         };
         let rejected = match self.entry(last) {
-            Ok(entry) => return Outcome::of(Shown::Entry(entry)),
+            Ok(entry) => return Resolved::of(Visible::Entry(entry)),
             Err(rejected) => rejected,
         };
         let earlier = match self.bad_values {
@@ -88,20 +88,20 @@ impl<T: 'static> Decoding<T> {
             BadValues::KeepLast => writes.rev().find_map(|kv| self.entry(kv).ok()),
         };
         let shown = match earlier {
-            Some(entry) => Shown::Entry(entry),
-            None if self.keeps(old, rejected.numbers) => Shown::Same,
-            None => Shown::Nothing,
+            Some(entry) => Visible::Entry(entry),
+            None if self.keeps(old, rejected.numbers) => Visible::Same,
+            None => Visible::Nothing,
         };
-        Outcome { shown, rejected: Some(rejected), since: None }
+        Resolved { shown, rejected: Some(rejected), since: None }
     }
 
     /// Decides the same event by event, and notes what each of them changed.
     fn trace(
         &self,
-        history: KeyHistory,
+        history: KeyEvents,
         old: Option<&Arc<Entry<T>>>,
-        trace: &mut Effects<T>,
-    ) -> Outcome<T> {
+        trace: &mut Trace<T>,
+    ) -> Resolved<T> {
         let mut shown = old.cloned();
         let mut rejected = None;
         for (at, event) in history.events {
@@ -125,16 +125,16 @@ impl<T: 'static> Decoding<T> {
                 change => [change, None],
             };
             let changes = changes.into_iter().flatten();
-            trace.effects.extend(changes.map(|change| Effect { at, revision, change }));
+            trace.effects.extend(changes.map(|change| EventChange { at, revision, change }));
             trace.bytes += bytes;
             shown = next;
         }
         let shown = match (shown, old) {
-            (None, _) => Shown::Nothing,
-            (Some(shown), Some(old)) if Arc::ptr_eq(&shown, old) => Shown::Same,
-            (Some(shown), _) => Shown::Entry(shown),
+            (None, _) => Visible::Nothing,
+            (Some(shown), Some(old)) if Arc::ptr_eq(&shown, old) => Visible::Same,
+            (Some(shown), _) => Visible::Entry(shown),
         };
-        Outcome { shown, rejected, since: None }
+        Resolved { shown, rejected, since: None }
     }
 
     /// Whether a key whose newest write, with these numbers, is bad goes on showing `old`.
@@ -156,7 +156,7 @@ impl<T: 'static> Decoding<T> {
 }
 
 /// The next view and what leads to it.
-pub(crate) struct Next<T> {
+pub(crate) struct NextView<T> {
     pub(crate) view: View<T>,
     /// The exact changes; absent when nothing was shown before, so that all is added.
     pub(crate) changes: Option<Vec<Change<T>>>,
@@ -164,25 +164,26 @@ pub(crate) struct Next<T> {
     pub(crate) rejected: usize,
 }
 
-impl<T> Next<T> {
+impl<T> NextView<T> {
     /// Removes the entries that stand in for the rejected values of `keys`, which ascend.
     fn hide<'a>(&mut self, keys: impl IntoIterator<Item = &'a [u8]>) {
-        let Next { view, changes, .. } = self;
+        let NextView { view, changes, .. } = self;
         let (mut entries, mut rejected, mut removed) = (Vec::new(), Vec::new(), Vec::new());
         for key in keys {
             let (place, rejected_place) = (view.entries.place(key), view.rejected.place(key));
             let old = view.entries.at(&place).zip(view.rejected.at(&rejected_place));
             let Some((entry, was)) = old else { continue };
             let rejection = Rejection { shown: false, ..was.value().clone() };
-            let hidden = Entry::decoded(key, was.numbers(), was.value_hash(), rejection);
+            let rejected_without_entry =
+                Entry::decoded(key, was.numbers(), was.value_hash(), rejection);
             removed.push(Change::Removed(Arc::clone(entry)));
             entries.push((place, Edit::Remove(key.into())));
-            rejected.push((rejected_place, Edit::Put(Arc::new(hidden))));
+            rejected.push((rejected_place, Edit::Put(Arc::new(rejected_without_entry))));
         }
         if removed.is_empty() {
             return;
         }
-        view.hidden += removed.len();
+        view.rejected_without_entry += removed.len();
         view.entries = view.entries.edit(entries);
         view.rejected = view.rejected.edit(rejected);
         if let Some(changes) = changes {
@@ -198,7 +199,7 @@ struct Edits<T> {
     now: SystemTime,
     entries: Vec<(Place, Edit<T>)>,
     rejected: Vec<(Place, Edit<Rejection>)>,
-    hidden: usize,
+    rejected_without_entry: usize,
     /// Values that could not be decoded.
     bad: usize,
     changes: Vec<Change<T>>,
@@ -211,36 +212,36 @@ impl<T> Edits<T> {
             now,
             entries: Vec::new(),
             rejected: Vec::new(),
-            hidden: base.hidden,
+            rejected_without_entry: base.rejected_without_entry,
             bad: 0,
             changes: Vec::new(),
         }
     }
 
     /// Books the outcome for one key, which has `place` among the entries; keys must come ascending.
-    fn book(&mut self, key: &[u8], place: Place, outcome: Outcome<T>) {
+    fn book(&mut self, key: &[u8], place: Place, outcome: Resolved<T>) {
         let old = self.base.entries.at(&place);
         let rejected_place = self.base.rejected.place(key);
         let was_rejected = self.base.rejected.at(&rejected_place);
         if was_rejected.is_some_and(|rejected| !rejected.value().shown) {
-            self.hidden -= 1;
+            self.rejected_without_entry -= 1;
         }
         let shows = match &outcome.shown {
-            Shown::Same => old.is_some(),
-            Shown::Nothing => false,
-            Shown::Entry(_) => true,
+            Visible::Same => old.is_some(),
+            Visible::Nothing => false,
+            Visible::Entry(_) => true,
         };
         match outcome.rejected {
             Some(bad) => {
                 let Undecodable { numbers, value, error, .. } = *bad;
                 let since = outcome.since.unwrap_or(match (&outcome.shown, was_rejected) {
                     // A good value lay in between, or the key was created anew.
-                    (Shown::Entry(_), _) | (_, None) => self.now,
+                    (Visible::Entry(_), _) | (_, None) => self.now,
                     (_, Some(was)) if was.create_revision() != numbers.create_revision => self.now,
                     (_, Some(was)) => was.value().since,
                 });
                 let rejection = Rejection { error: Arc::new(error), since, shown: shows };
-                self.hidden += usize::from(!shows);
+                self.rejected_without_entry += usize::from(!shows);
                 self.bad += 1;
                 let entry = Entry::decoded(key, numbers, value, rejection);
                 self.rejected.push((rejected_place, Edit::Put(Arc::new(entry))));
@@ -251,21 +252,21 @@ impl<T> Edits<T> {
             None => {}
         }
         match outcome.shown {
-            Shown::Same => {}
-            Shown::Nothing => {
+            Visible::Same => {}
+            Visible::Nothing => {
                 if let Some(old) = old {
                     self.changes.push(Change::Removed(Arc::clone(old)));
                     self.entries.push((place, Edit::Remove(key.into())));
                 }
             }
-            Shown::Entry(new) => {
+            Visible::Entry(new) => {
                 self.changes.extend(Change::between(old, Some(&new)));
                 self.entries.push((place, Edit::Put(new)));
             }
         }
     }
 
-    fn finish(self) -> Next<T> {
+    fn finish(self) -> NextView<T> {
         let mut view = self.base.share();
         if !self.entries.is_empty() {
             view.entries = self.base.entries.edit(self.entries);
@@ -273,8 +274,8 @@ impl<T> Edits<T> {
         if !self.rejected.is_empty() {
             view.rejected = self.base.rejected.edit(self.rejected);
         }
-        view.hidden = self.hidden;
-        Next { view, changes: Some(self.changes), rejected: self.bad }
+        view.rejected_without_entry = self.rejected_without_entry;
+        NextView { view, changes: Some(self.changes), rejected: self.bad }
     }
 }
 
@@ -287,8 +288,8 @@ pub(crate) fn after_batch<T: 'static>(
     places: &[Place],
     decoding: &Decoding<T>,
     now: SystemTime,
-    mut trace: Option<&mut Effects<T>>,
-) -> Next<T> {
+    mut trace: Option<&mut Trace<T>>,
+) -> NextView<T> {
     let mut edits = Edits::new(base, now);
     for history in batch.keys {
         let place = places[history.asked];

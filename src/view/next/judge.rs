@@ -11,7 +11,7 @@ use crate::model::{Event, KeyRange, Numbers, RawKeyValue, Revision, WatchRespons
 
 /// What the events of one batch did to one key.
 #[derive(Debug)]
-pub(crate) struct KeyHistory {
+pub(crate) struct KeyEvents {
     /// Which of the keys whose numbers were asked for it is.
     pub(crate) asked: usize,
     /// Its events, oldest first and at least one, each with its place in the batch.
@@ -22,7 +22,7 @@ pub(crate) struct KeyHistory {
     pub(crate) deleted: bool,
 }
 
-impl KeyHistory {
+impl KeyEvents {
     pub(crate) fn key(&self) -> &[u8] {
         self.events.last().map_or(&[], |(_, event)| event.key())
     }
@@ -40,7 +40,7 @@ impl KeyHistory {
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     /// Ascending by key, each key once.
-    pub(crate) keys: Vec<KeyHistory>,
+    pub(crate) keys: Vec<KeyEvents>,
     /// The last event's revision; zero when every event was redelivered.
     pub(crate) revision: Revision,
     pub(crate) events: usize,
@@ -190,7 +190,7 @@ fn check_header<F>(
 
 /// The running state of one key while its events pass.
 struct History {
-    sum: KeyHistory,
+    sum: KeyEvents,
     now: Option<Numbers>,
     /// The revision of the last event of this batch that touched the key.
     last: Option<Revision>,
@@ -206,7 +206,7 @@ impl History {
         confirmed: Revision,
         continuity: Continuity,
     ) -> Self {
-        let sum = KeyHistory { asked, events: SmallVec::new(), life: 0, deleted: false };
+        let sum = KeyEvents { asked, events: SmallVec::new(), life: 0, deleted: false };
         History { sum, now, last: None, confirmed, continuity }
     }
 

@@ -22,7 +22,7 @@ pub(crate) enum BadRecord {
 }
 
 /// A walk over a view's known keys; the read's keys are given to it one by one.
-pub(crate) struct Walk<T> {
+pub(crate) struct MergeWalk<T> {
     pub(crate) base: View<T>,
     /// Ranks of the first known keys that were not passed yet.
     next_entry: usize,
@@ -41,9 +41,9 @@ pub(crate) struct KnownKey {
     pub(crate) value: ValueHash,
 }
 
-impl<T> Walk<T> {
+impl<T> MergeWalk<T> {
     pub(crate) fn new(base: View<T>) -> Self {
-        Walk { base, next_entry: 0, next_rejected: 0, last: None }
+        MergeWalk { base, next_entry: 0, next_rejected: 0, last: None }
     }
 
     /// Takes the next key of the read, which has these numbers.
@@ -124,12 +124,12 @@ impl AddAssign for Differing {
 /// Compares a view with a read of the range at the view's confirmed revision: keys and numbers, and
 /// values where the read has them.
 pub(crate) struct Comparison<T> {
-    walk: Walk<T>,
+    walk: MergeWalk<T>,
 }
 
 impl<T> Comparison<T> {
     pub(crate) fn new(view: View<T>) -> Self {
-        Comparison { walk: Walk::new(view) }
+        Comparison { walk: MergeWalk::new(view) }
     }
 
     /// The revision at which the view must equal the store.

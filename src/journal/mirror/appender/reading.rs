@@ -4,11 +4,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Damage, Keeper};
+use super::{Appender, Damage};
 use crate::journal::error::StoreError;
 use crate::journal::mirror::difference::Difference;
 use crate::journal::mirror_batch::{Cursor, Refusal};
-use crate::journal::synthesize::Telling;
+use crate::journal::synthesize::Synthesizer;
 use crate::publish::{Refused, Through};
 
 /// A complete read under way.
@@ -21,7 +21,7 @@ pub(super) struct Reading {
     anew: bool,
 }
 
-impl Keeper {
+impl Appender {
     /// A complete read begins.
     pub(super) async fn begin(&mut self) -> Result<(), StoreError> {
         let reader = match self.journal.state(&self.mirror).await {
@@ -73,7 +73,7 @@ impl Keeper {
             batch.replace = true;
             batch.events = self.names.forgotten(to.revision);
         }
-        let mut telling = Telling::new(&self.names, true);
+        let mut telling = Synthesizer::new(&self.names, true);
         for (operation, change) in steps {
             telling.push(operation, to.revision);
             batch.changes.push(change);

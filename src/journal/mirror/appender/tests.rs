@@ -3,40 +3,40 @@
 use super::*;
 use crate::journal::{Filter, JournalOptions, Position};
 use crate::model::RawKeyValue;
-use crate::publish::{Tap, tap};
+use crate::publish::{FeedSender, tap};
 
 fn place(epoch: u64, revision: i64) -> Through {
     Through { cluster_id: 7, epoch, revision }
 }
 
-fn page() -> Tapped {
+fn page() -> FeedItem {
     let kv = RawKeyValue { key: b"/a".to_vec(), mod_revision: 3, ..RawKeyValue::default() };
-    Tapped::Page(vec![kv])
+    FeedItem::Page(vec![kv])
 }
 
-fn load(tap: &Tap, to: Through) {
-    tap.give(Tapped::LoadBegins);
-    tap.give(page());
-    tap.give(Tapped::LoadEnds { to, refused: Vec::new() });
+fn load(tap: &FeedSender, to: Through) {
+    tap.send(FeedItem::LoadBegins);
+    tap.send(page());
+    tap.send(FeedItem::LoadEnds { to, refused: Vec::new() });
 }
 
 /// A keeper that runs, and what it is told by.
-async fn begin() -> (Journal, Tap) {
+async fn begin() -> (Journal, FeedSender) {
     let journal = Journal::in_memory(JournalOptions::new()).await.unwrap();
     let tap = keep(&journal);
     (journal, tap)
 }
 
-fn keep(journal: &Journal) -> Tap {
+fn keep(journal: &Journal) -> FeedSender {
     let (tap, tapping) = tap(1 << 20);
     let (name, options) = ("things".to_owned(), MirrorOptions::default());
-    let keeper = Keeper::new(journal.clone(), "m".to_owned(), name, options, OnBadStore::Stop);
+    let keeper = Appender::new(journal.clone(), "m".to_owned(), name, options, OnBadStore::Stop);
     tokio::spawn(keeper.run(tapping));
     tap
 }
 
-async fn asks(tap: &Tap, within: Duration) {
-    let asked = tokio::time::timeout(within, tap.load_wanted()).await;
+async fn asks(tap: &FeedSender, within: Duration) {
+    let asked = tokio::time::timeout(within, tap.reload_requested()).await;
     asked.expect("a complete read is asked for");
 }
 
@@ -55,17 +55,17 @@ async fn a_read_that_does_not_serve_is_asked_for_again_when_it_ends() {
     let (journal, tap) = begin().await;
     load(&tap, place(1, 3));
     stored(&journal, place(1, 3)).await;
-    tap.give(Tapped::LoadBegins);
+    tap.send(FeedItem::LoadBegins);
     // It does not go on from where the last one ended.
-    tap.give(Tapped::Progress { from: place(1, 5), to: place(1, 6) });
+    tap.send(FeedItem::Progress { from: place(1, 5), to: place(1, 6) });
     asks(&tap, Duration::from_secs(10)).await;
     // The mirror takes it for the read that is under way.
-    tap.give(page());
-    tap.give(Tapped::LoadEnds { to: place(1, 9), refused: Vec::new() });
+    tap.send(page());
+    tap.send(FeedItem::LoadEnds { to: place(1, 9), refused: Vec::new() });
     asks(&tap, RETRY_MAX / 2).await;
     load(&tap, place(1, 10));
     stored(&journal, place(1, 10)).await;
-    assert!(tokio::time::timeout(Duration::from_millis(50), tap.load_wanted()).await.is_err());
+    assert!(tokio::time::timeout(Duration::from_millis(50), tap.reload_requested()).await.is_err());
 }
 
 /// It is asked for once, however late it is known what else has ended meanwhile.
@@ -74,8 +74,8 @@ async fn a_read_is_not_asked_for_twice() {
     let (journal, tap) = begin().await;
     load(&tap, place(1, 3));
     stored(&journal, place(1, 3)).await;
-    tap.give(Tapped::LoadBegins);
-    tap.give(Tapped::Progress { from: place(1, 5), to: place(1, 6) });
+    tap.send(FeedItem::LoadBegins);
+    tap.send(FeedItem::Progress { from: place(1, 5), to: place(1, 6) });
     let asked = async {
         while !tap.shared().wanted() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -83,9 +83,9 @@ async fn a_read_is_not_asked_for_twice() {
     };
     tokio::time::timeout(Duration::from_secs(10), asked).await.expect("it is asked for");
     // The one under way has ended when the mirror hears of it.
-    tap.give(Tapped::LoadEnds { to: place(1, 9), refused: Vec::new() });
+    tap.send(FeedItem::LoadEnds { to: place(1, 9), refused: Vec::new() });
     asks(&tap, Duration::ZERO).await;
-    assert!(tokio::time::timeout(Duration::from_millis(50), tap.load_wanted()).await.is_err());
+    assert!(tokio::time::timeout(Duration::from_millis(50), tap.reload_requested()).await.is_err());
     load(&tap, place(1, 10));
     stored(&journal, place(1, 10)).await;
 }
@@ -101,7 +101,7 @@ async fn c5_a_start_without_what_is_stored_is_another_epoch_and_one_with_it_is_n
     let tap = keep(&journal);
     load(&tap, place(1, 5));
     stored(&journal, place(3, 5)).await;
-    tap.give(Tapped::Events {
+    tap.send(FeedItem::Events {
         from: place(1, 5),
         to: place(1, 6),
         events: Vec::new(),
@@ -111,13 +111,13 @@ async fn c5_a_start_without_what_is_stored_is_another_epoch_and_one_with_it_is_n
     load(&tap, place(2, 7));
     stored(&journal, place(4, 7)).await;
     let tap = keep(&journal);
-    tap.give(Tapped::Restored);
+    tap.send(FeedItem::Restored);
     load(&tap, place(5, 8));
     stored(&journal, place(5, 8)).await;
 }
 
 /// A write of a key, whose value is refused if `shows` tells what is shown instead.
-fn write(key: &str, revision: i64, shows: Option<Option<i64>>) -> Tapped {
+fn write(key: &str, revision: i64, shows: Option<Option<i64>>) -> FeedItem {
     let kv = RawKeyValue {
         key: key.into(),
         value: revision.to_string().into(),
@@ -130,7 +130,7 @@ fn write(key: &str, revision: i64, shows: Option<Option<i64>>) -> Tapped {
         since: std::time::UNIX_EPOCH + Duration::from_secs(revision.unsigned_abs()),
         shows,
     });
-    Tapped::Events {
+    FeedItem::Events {
         from: place(1, revision - 1),
         to: place(1, revision),
         events: vec![Event::Put(kv)],
@@ -144,14 +144,14 @@ async fn j4_events_that_wait_are_stored_together() {
     let (journal, tap) = begin().await;
     load(&tap, place(1, 3));
     stored(&journal, place(1, 3)).await;
-    tap.give(write("/a", 4, None));
-    tap.give(write("/a", 5, Some(Some(4))));
-    tap.give(write("/b", 6, Some(None)));
-    tap.give(Tapped::Progress { from: place(1, 6), to: place(1, 7) });
-    tap.give(write("/c", 8, Some(None)));
-    tap.give(write("/a", 9, Some(Some(4))));
-    tap.give(write("/b", 10, None));
-    tap.give(Tapped::Progress { from: place(1, 10), to: place(1, 11) });
+    tap.send(write("/a", 4, None));
+    tap.send(write("/a", 5, Some(Some(4))));
+    tap.send(write("/b", 6, Some(None)));
+    tap.send(FeedItem::Progress { from: place(1, 6), to: place(1, 7) });
+    tap.send(write("/c", 8, Some(None)));
+    tap.send(write("/a", 9, Some(Some(4))));
+    tap.send(write("/b", 10, None));
+    tap.send(FeedItem::Progress { from: place(1, 10), to: place(1, 11) });
     stored(&journal, place(1, 11)).await;
     let page = journal.events(Position::At(2), 100, &Filter::all()).await.unwrap();
     let revisions: Vec<_> = page.events.iter().map(|event| event.revision.unwrap()).collect();
@@ -175,13 +175,13 @@ async fn j2_what_waits_before_a_gap_is_stored() {
     let (journal, tap) = begin().await;
     load(&tap, place(1, 3));
     stored(&journal, place(1, 3)).await;
-    tap.give(write("/a", 4, None));
-    tap.give(write("/a", 6, None));
+    tap.send(write("/a", 4, None));
+    tap.send(write("/a", 6, None));
     asks(&tap, Duration::from_secs(10)).await;
     stored(&journal, place(1, 4)).await;
     // Something else ends what waits, too.
     load(&tap, place(1, 7));
-    tap.give(write("/b", 8, None));
-    tap.give(Tapped::LoadBegins);
+    tap.send(write("/b", 8, None));
+    tap.send(FeedItem::LoadBegins);
     stored(&journal, place(1, 8)).await;
 }

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use smallvec::SmallVec;
 
 use super::reading::{Chunk, Chunks, Reading, Undecided};
-use super::{Decoding, Edits, Key, Next, Outcome, Shown};
+use super::{Decoding, Edits, Key, NextView, Resolved, Visible};
 use crate::model::{Entry, Numbers, RawKeyValue, Revision};
 use crate::view::View;
 use crate::view::decode::FormerRejection;
@@ -76,7 +76,7 @@ impl<T: 'static> Loading<T> {
     pub(crate) fn removed(&mut self) -> (usize, usize) {
         while let Some(gone) = self.reading.gone(None) {
             let place = self.deciding.base.entries.place(&gone);
-            self.booked.edits.book(&gone, place, Outcome::of(Shown::Nothing));
+            self.booked.edits.book(&gone, place, Resolved::of(Visible::Nothing));
         }
         self.reading.removed()
     }
@@ -87,7 +87,7 @@ impl<T: 'static> Loading<T> {
     }
 
     /// The view as of `revision`, which moves its revision only when something changed (C1).
-    pub(crate) fn finish(mut self, revision: Revision) -> Next<T> {
+    pub(crate) fn finish(mut self, revision: Revision) -> NextView<T> {
         self.removed();
         let Booked { edits, fresh, mut stand_ins } = self.booked;
         let first = self.deciding.base.revision == 0;
@@ -124,7 +124,7 @@ pub(crate) struct Deciding<T> {
 enum Decided<T> {
     Entry(Place, Arc<Entry<T>>),
     /// All that is rare.
-    Other(Box<(Key, Place, Outcome<T>)>),
+    Other(Box<(Key, Place, Resolved<T>)>),
 }
 
 /// The results of a chunk, in its order.
@@ -156,7 +156,7 @@ impl<T: 'static> Deciding<T> {
             Undecided::Written { kv, former } => (kv, former),
             Undecided::Gone(key) => {
                 let place = entries.place(&key);
-                return Decided::Other(Box::new((key, place, Outcome::of(Shown::Nothing))));
+                return Decided::Other(Box::new((key, place, Resolved::of(Visible::Nothing))));
             }
         };
         let place = entries.place(&kv.key);
@@ -169,11 +169,11 @@ impl<T: 'static> Deciding<T> {
         let writes = last_good.into_iter().chain([kv]);
         let outcome = self.decoding.decide(writes, entries.at(&place));
         match (outcome.shown, outcome.rejected) {
-            (Shown::Entry(entry), None) => Decided::Entry(place, entry),
+            (Visible::Entry(entry), None) => Decided::Entry(place, entry),
             (shown, rejected) => {
                 // Every other outcome of a write has a rejected value.
                 let key = rejected.as_ref().map_or_else(Key::new, |bad| bad.key.clone());
-                Decided::Other(Box::new((key, place, Outcome { shown, rejected, since })))
+                Decided::Other(Box::new((key, place, Resolved { shown, rejected, since })))
             }
         }
     }
@@ -205,15 +205,15 @@ impl<T> Booked<T> {
             let _ = builder.push(entry);
         } else {
             let key: Key = SmallVec::from_slice(entry.key());
-            self.edits.book(&key, place, Outcome::of(Shown::Entry(entry)));
+            self.edits.book(&key, place, Resolved::of(Visible::Entry(entry)));
         }
     }
 
-    fn other(&mut self, (key, place, outcome): (Key, Place, Outcome<T>)) {
-        if let (Some(builder), Shown::Entry(entry)) = (&mut self.fresh, &outcome.shown) {
+    fn other(&mut self, (key, place, outcome): (Key, Place, Resolved<T>)) {
+        if let (Some(builder), Visible::Entry(entry)) = (&mut self.fresh, &outcome.shown) {
             let _ = builder.push(Arc::clone(entry));
         }
-        let stands_in = outcome.rejected.is_some() && matches!(outcome.shown, Shown::Same);
+        let stands_in = outcome.rejected.is_some() && matches!(outcome.shown, Visible::Same);
         self.edits.book(&key, place, outcome);
         if stands_in {
             self.stand_ins.push(key);

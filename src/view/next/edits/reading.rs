@@ -12,7 +12,7 @@ use super::Key;
 use crate::model::{Numbers, RawKeyValue, Revision, ValueHash};
 use crate::view::View;
 use crate::view::decode::FormerRejection;
-use crate::view::next::walk::{BadRecord, KnownKey, Walk};
+use crate::view::next::walk::{BadRecord, KnownKey, MergeWalk};
 
 /// A chunk ends with the key that reaches one of these: about half a millisecond of decoding JSON.
 const CHUNK_KEYS: usize = 512;
@@ -62,7 +62,7 @@ impl Chunk {
 /// Where a complete read stands, beside the view it will replace.
 pub(super) struct Reading<T> {
     /// The known keys of the view that will be replaced; those the read does not have are gone.
-    walk: Walk<T>,
+    walk: MergeWalk<T>,
     /// Whether no key is known.
     fresh: bool,
     removed: usize,
@@ -79,7 +79,7 @@ pub(super) struct Reading<T> {
 impl<T> Reading<T> {
     pub(super) fn new(base: &View<T>, doubted: bool) -> Self {
         Reading {
-            walk: Walk::new(base.share()),
+            walk: MergeWalk::new(base.share()),
             fresh: base.known_keys() == 0,
             removed: 0,
             former: HashMap::new(),

@@ -69,7 +69,7 @@ fn net(batch: &Batch) -> Vec<(String, String)> {
         Event::Put(kv) => String::from_utf8_lossy(&kv.value).into_owned(),
         Event::Delete { .. } => panic!("a deletion among the writes after it"),
     };
-    let describe = |history: &KeyHistory| {
+    let describe = |history: &KeyEvents| {
         let values: Vec<_> = history.events.iter().skip(history.life).map(value).collect();
         let key = String::from_utf8_lossy(history.key()).into_owned();
         let what = match (values.is_empty(), history.deleted) {
