@@ -32,15 +32,16 @@ fn limits(keys: usize) -> [f64; 3] {
 }
 
 /// The best slice of each contender at `keys` keys, in seconds per look-up: `snapshot()`, `read()`,
-/// `ArcSwap<HashMap>`, `RwLock<HashMap>`, `ArcSwap<BTreeMap>`.
-fn single_gets(keys: usize, slices: usize) -> [f64; 5] {
+/// `ArcSwap<HashMap>`, `RwLock<HashMap>`, `ArcSwap<BTreeMap>`, and the last one built in key order.
+fn single_gets(keys: usize, slices: usize) -> [f64; 6] {
     let data = Dataset::new(Shape::Plain, keys, 1);
     let hits = Writes::new(Shape::Plain, &data, 2).hits(LOOKUPS);
     let windows: Vec<&[Vec<u8>]> = hits.chunks(SLICE).collect();
     let (ks, _writer) = items::key_space(&data);
     let hash_swap = ArcSwap::from_pointee(items::map::<Hash>(&data));
     let hash_lock = RwLock::new(items::map::<Hash>(&data));
-    let tree_swap = ArcSwap::from_pointee(items::map::<Tree>(&data));
+    let tree_swap = ArcSwap::from_pointee(items::spread(&data));
+    let tree_ordered = ArcSwap::from_pointee(items::map::<Tree>(&data));
     drop(data);
     let best = shortest(slices, |number| {
         let keys = windows[number % windows.len()];
@@ -54,6 +55,7 @@ fn single_gets(keys: usize, slices: usize) -> [f64; 5] {
             look_up(keys, |key| weight_of(hash_swap.load().get(key))),
             look_up(keys, |key| weight_of(hash_lock.read().get(key))),
             look_up(keys, |key| weight_of(tree_swap.load().get(key))),
+            look_up(keys, |key| weight_of(tree_ordered.load().get(key))),
         ]
     });
     best.map(|seconds| seconds / SLICE as f64)
@@ -65,7 +67,7 @@ fn single(report: &mut Report, keys: usize, slices: usize) {
     if !report.wants(&ids.each_ref().map(String::as_str)) {
         return;
     }
-    let [snapshot, read, hash_swap, hash_lock, tree_swap] = single_gets(keys, slices);
+    let [snapshot, read, hash_swap, hash_lock, tree_swap, tree_ordered] = single_gets(keys, slices);
     let [r1, r2, other] = limits(keys);
     let bars = [
         ("snapshot().get", snapshot, "ArcSwap<HashMap>", hash_swap, r1),
@@ -80,6 +82,7 @@ fn single(report: &mut Report, keys: usize, slices: usize) {
             report.bar(id, ours / theirs, limit);
         }
     }
+    println!("     an ArcSwap<BTreeMap> built in key order: {}", show(tree_ordered));
 }
 
 /// R5 at one number of keys: `get_many` of 100 keys against single `get`s, both in one snapshot.
