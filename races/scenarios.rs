@@ -85,7 +85,7 @@ fn t52_no_wake_up_is_lost_and_none_comes_early() {
         for thread in waiting {
             thread.join().unwrap();
         }
-        assert_eq!(ks.shared().waits.pending(), 0);
+        assert_eq!(ks.core().waits.pending(), 0);
     });
 }
 

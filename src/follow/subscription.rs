@@ -19,13 +19,13 @@ pub(super) struct Subscription<T: Send + Sync + 'static> {
 
 impl<T: Send + Sync + 'static> Subscription<T> {
     pub(super) fn new(ks: &KeySpace<T>, range: KeyRange) -> Self {
-        let ticket = ks.shared().interests.register(range);
+        let ticket = ks.core().interests.register(range);
         Subscription { ks: ks.clone(), ticket, history: false }
     }
 
     /// Registered for every event of the range, also for those that a step undid.
     pub(super) fn in_history(ks: &KeySpace<T>, range: KeyRange) -> Self {
-        let ticket = ks.shared().history.interests.register(range);
+        let ticket = ks.core().history.interests.register(range);
         Subscription { ks: ks.clone(), ticket, history: true }
     }
 
@@ -40,7 +40,7 @@ impl<T: Send + Sync + 'static> Subscription<T> {
 
     /// Why nothing will change any more. Ask before looking at the view: then the look is the last.
     pub(super) fn ended(&self) -> Option<StopReason> {
-        self.ks.shared().waits.ended()
+        self.ks.core().waits.ended()
     }
 
     /// Ready when the range may have changed since it was ready last, at the first load, in a new
@@ -51,7 +51,7 @@ impl<T: Send + Sync + 'static> Subscription<T> {
     pub(super) fn poll_touched(&self, cx: &mut Context<'_>) -> Poll<()> {
         let touched = self.ticket.poll_touched(cx);
         if touched.is_pending() {
-            self.ks.shared().forbid_waiting();
+            self.ks.core().forbid_waiting();
         }
         touched
     }
@@ -68,8 +68,8 @@ impl<T: Send + Sync + 'static> Subscription<T> {
 
 impl<T: Send + Sync + 'static> Drop for Subscription<T> {
     fn drop(&mut self) {
-        let shared = self.ks.shared();
-        let interests = if self.history { &shared.history.interests } else { &shared.interests };
+        let core = self.ks.core();
+        let interests = if self.history { &core.history.interests } else { &core.interests };
         interests.remove(&self.ticket);
     }
 }

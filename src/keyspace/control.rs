@@ -28,9 +28,9 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     }
 
     fn decide_held(&self, revision: Revision, verdict: Verdict) -> Result<(), NotHeld> {
-        let shared = self.shared();
-        shared.holds.decide(revision, verdict)?;
-        shared.waits.demanded.notify_one();
+        let core = self.core();
+        core.holds.decide(revision, verdict)?;
+        core.waits.demanded.notify_one();
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::handle::KeySpace;
 use crate::model::{DeltaOrigin, Entry, KeyRange, StopReason};
-use crate::publish::{Changes, LoadError, Shared};
+use crate::publish::{Changes, Core, LoadError};
 use crate::view::{PackedBuilder, View};
 
 impl<T: Send + Sync + 'static> KeySpace<T> {
@@ -28,22 +28,22 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     ) -> Result<Self, LoadError> {
         let mut entries: Vec<_> = entries.into_iter().map(Arc::new).collect();
         entries.sort_by(|a, b| a.key().cmp(b.key()));
-        let shared = Shared::new(range);
-        let mut view = View::empty(Arc::clone(&shared.mirrored));
+        let core = Core::new(range);
+        let mut view = View::empty(Arc::clone(&core.mirrored));
         let mut packed = PackedBuilder::new();
         view.revision = 1;
         for entry in entries {
             view.revision = view.revision.max(entry.mod_revision());
             let refused =
-                if shared.mirrored.contains(entry.key()) { packed.push(entry) } else { Err(entry) };
+                if core.mirrored.contains(entry.key()) { packed.push(entry) } else { Err(entry) };
             if let Err(entry) = refused {
                 return Err(LoadError::Unordered { key: entry.key().to_vec() });
             }
         }
         view.entries = packed.finish();
         view.confirmed = view.revision;
-        shared.publish(view, Changes::AllAdded, DeltaOrigin::Load, None);
-        shared.end(StopReason::Shutdown);
-        Ok(KeySpace::new(shared))
+        core.publish(view, Changes::AllAdded, DeltaOrigin::Load, None);
+        core.end(StopReason::Shutdown);
+        Ok(KeySpace::new(core))
     }
 }

@@ -8,9 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use crate::model::{Delta, KeyRange, StopReason};
-use crate::publish::{
-    Derived, Earlier, Observer, ReadGuard, Shared, SharedDerived, Slot, Snapshot,
-};
+use crate::publish::{Core, Derived, Earlier, Observer, ReadGuard, SharedDerived, Slot, Snapshot};
 use crate::view::View;
 
 /// Does what is due when the last handle is gone: as a rule, tells the mirror.
@@ -35,23 +33,23 @@ impl Drop for OnLastDrop {
 /// Cheap to clone and to send anywhere; all clones are the same key space. When the last one is
 /// dropped the mirror's task ends. Start one with [`KeySpace::builder`].
 pub struct KeySpace<T> {
-    pub(super) shared: Arc<Shared<T>>,
+    pub(super) core: Arc<Core<T>>,
     lifeline: Arc<OnLastDrop>,
 }
 
 impl<T> Clone for KeySpace<T> {
     fn clone(&self) -> Self {
-        KeySpace { shared: Arc::clone(&self.shared), lifeline: Arc::clone(&self.lifeline) }
+        KeySpace { core: Arc::clone(&self.core), lifeline: Arc::clone(&self.lifeline) }
     }
 }
 
 impl<T: Send + Sync + 'static> KeySpace<T> {
-    pub(crate) fn new(shared: Arc<Shared<T>>) -> Self {
-        let shutdown = shared.shutdown.clone();
+    pub(crate) fn new(core: Arc<Core<T>>) -> Self {
+        let shutdown = core.shutdown.clone();
         let lifeline = OnLastDrop::new(move || {
             shutdown.send_replace(true);
         });
-        KeySpace { shared, lifeline }
+        KeySpace { core, lifeline }
     }
 
     /// A handle whose clones keep this one's mirror alive, and which says when the last is gone.
@@ -63,11 +61,11 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
             returned();
             drop(owner);
         });
-        KeySpace { shared: Arc::clone(&self.shared), lifeline }
+        KeySpace { core: Arc::clone(&self.core), lifeline }
     }
 
-    pub(crate) fn shared(&self) -> &Shared<T> {
-        &self.shared
+    pub(crate) fn core(&self) -> &Core<T> {
+        &self.core
     }
 
     /// The newest view as a value: owned, `Send`, never changing, in O(1). The way to read in handlers.
@@ -95,7 +93,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     #[must_use]
     #[track_caller]
     pub fn snapshot(&self) -> Snapshot<T> {
-        self.shared.snapshot()
+        self.core.snapshot()
     }
 
     /// The newest view, locked: nothing changes while the guard lives. For state derived in place, by
@@ -109,7 +107,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     #[inline]
     #[track_caller]
     pub fn read(&self) -> ReadGuard<'_, T> {
-        self.shared.read()
+        self.core.read()
     }
 
     /// Registers `observer` to run on every step that changes entries, under the write lock.
@@ -132,7 +130,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         let run = move |(): &mut (), delta: &Delta<T>, view: &View<T>, earlier: &Earlier<'_, T>| {
             observer(delta, view, earlier);
         };
-        self.shared.register(Slot::new(Location::caller(), (), run))
+        self.core.register(Slot::new(Location::caller(), (), run))
     }
 
     /// Registers an observer that keeps `state` up to date, to be read together with the data.
@@ -182,7 +180,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         S: Send + Sync + 'static,
         F: FnMut(&mut S, &Delta<T>, &View<T>, &Earlier<'_, T>) + Send + 'static,
     {
-        Derived::new(self.shared.register(Slot::new(Location::caller(), state, update)))
+        Derived::new(self.core.register(Slot::new(Location::caller(), state, update)))
     }
 
     /// Registers an observer that keeps an immutable state, published with each view for snapshots.
@@ -234,7 +232,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         F: FnMut(&Arc<S>, &Delta<T>, &View<T>, &Earlier<'_, T>) -> Arc<S> + Send + 'static,
     {
         let slot = Slot::shared(Location::caller(), state, next);
-        SharedDerived::new(Derived::new(self.shared.register(slot)))
+        SharedDerived::new(Derived::new(self.core.register(slot)))
     }
 
     /// Stops the mirror and waits until it has: afterwards no observer runs any more. What arrived
@@ -245,9 +243,9 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// # Cancel safety
     /// As [`wait_for_revision`](KeySpace::wait_for_revision); the mirror stops all the same.
     pub async fn shutdown(&self) {
-        self.shared.shutdown.send_replace(true);
-        if !self.shared.driven.load(Ordering::Acquire) {
-            self.shared.end(StopReason::Shutdown);
+        self.core.shutdown.send_replace(true);
+        if !self.core.driven.load(Ordering::Acquire) {
+            self.core.end(StopReason::Shutdown);
         }
         self.closed().await;
     }
@@ -255,24 +253,21 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// The range that is mirrored.
     #[must_use]
     pub fn mirrored(&self) -> &KeyRange {
-        &self.shared.mirrored
+        &self.core.mirrored
     }
 
     /// A handle that does not keep the mirror alive.
     #[must_use]
     pub fn downgrade(&self) -> WeakKeySpace<T> {
-        WeakKeySpace {
-            shared: Arc::downgrade(&self.shared),
-            lifeline: Arc::downgrade(&self.lifeline),
-        }
+        WeakKeySpace { core: Arc::downgrade(&self.core), lifeline: Arc::downgrade(&self.lifeline) }
     }
 }
 
 impl<T> fmt::Debug for KeySpace<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let published = self.shared.waits.published();
+        let published = self.core.waits.published();
         f.debug_struct("KeySpace")
-            .field("mirrored", &self.shared.mirrored)
+            .field("mirrored", &self.core.mirrored)
             .field("revision", &published.revision)
             .field("confirmed", &published.confirmed)
             .finish_non_exhaustive()
@@ -281,7 +276,7 @@ impl<T> fmt::Debug for KeySpace<T> {
 
 /// A handle that does not keep the mirror alive.
 pub struct WeakKeySpace<T> {
-    shared: Weak<Shared<T>>,
+    core: Weak<Core<T>>,
     lifeline: Weak<OnLastDrop>,
 }
 
@@ -289,13 +284,13 @@ impl<T> WeakKeySpace<T> {
     /// The key space, while a real handle is left.
     #[must_use]
     pub fn upgrade(&self) -> Option<KeySpace<T>> {
-        Some(KeySpace { lifeline: self.lifeline.upgrade()?, shared: self.shared.upgrade()? })
+        Some(KeySpace { lifeline: self.lifeline.upgrade()?, core: self.core.upgrade()? })
     }
 }
 
 impl<T> Clone for WeakKeySpace<T> {
     fn clone(&self) -> Self {
-        WeakKeySpace { shared: Weak::clone(&self.shared), lifeline: Weak::clone(&self.lifeline) }
+        WeakKeySpace { core: Weak::clone(&self.core), lifeline: Weak::clone(&self.lifeline) }
     }
 }
 

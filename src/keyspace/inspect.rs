@@ -35,13 +35,13 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// Inside an observer it says nothing of poisoned observers, since those are behind the lock.
     #[must_use]
     pub fn status(&self) -> Status {
-        let report = self.shared.report.read();
-        let published = self.shared.waits.published();
-        let state = if self.shared.waits.ended().is_some() { State::Stopped } else { report.state };
-        let (rejected, poisoned_observers) = if in_observer(self.shared.id()) {
+        let report = self.core.report.read();
+        let published = self.core.waits.published();
+        let state = if self.core.waits.ended().is_some() { State::Stopped } else { report.state };
+        let (rejected, poisoned_observers) = if in_observer(self.core.id()) {
             (0, Vec::new())
         } else {
-            let guard = self.shared.read_past_writers();
+            let guard = self.core.read_past_writers();
             (guard.view.rejected.len(), guard.observers.poisoned())
         };
         let age = |instant: tokio::time::Instant| instant.elapsed();
@@ -52,7 +52,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
             epoch: published.epoch,
             state_age: age(report.state_since),
             #[cfg(feature = "journal")]
-            store_error: self.shared.feed_state.get().and_then(|room| room.error()),
+            store_error: self.core.feed_state.get().and_then(|room| room.error()),
             restored_age: report
                 .stored_at
                 .filter(|_| report.current_as_of.is_none())
@@ -63,7 +63,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
             endpoint: report.endpoint.map(|name| name.to_string()),
             progress_by: report.progress_by,
             load: report.load,
-            held: self.shared.holds.held(),
+            held: self.core.holds.held(),
             rejected,
             poisoned_observers,
             counters: report.counters,
@@ -78,7 +78,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     #[track_caller]
     pub fn stats(&self) -> Stats {
         let view = self.snapshot();
-        let times = &self.shared.times;
+        let times = &self.core.times;
         let nanos = |value: &std::sync::atomic::AtomicU64| {
             Duration::from_nanos(value.load(Ordering::Relaxed))
         };
@@ -86,19 +86,19 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
             keys: view.len(),
             key_bytes: view.entries.key_bytes(),
             heap_bytes: view.entries.heap_bytes() + view.rejected.heap_bytes(),
-            waits: self.shared.waits.pending(),
-            followers: self.shared.interests.len() + self.shared.history.interests.len(),
-            kept_events: self.shared.history.len(),
-            resyncs: self.shared.history.behind.load(Ordering::Relaxed),
+            waits: self.core.waits.pending(),
+            followers: self.core.interests.len() + self.core.history.interests.len(),
+            kept_events: self.core.history.len(),
+            resyncs: self.core.history.behind.load(Ordering::Relaxed),
             longest_read_hold: nanos(&times.longest_read_hold),
             longest_write_wait: nanos(&times.longest_write_wait),
             longest_write_hold: nanos(&times.longest_write_hold),
             last_write_hold: nanos(&times.last_write_hold),
-            loads: self.shared.timers.load.read(),
-            applies: self.shared.timers.apply.read(),
-            waits_met: self.shared.waits.timers.met.read(),
-            waits_failed: self.shared.waits.timers.failed.read(),
-            waits_dropped: self.shared.waits.timers.dropped.read(),
+            loads: self.core.timers.load.read(),
+            applies: self.core.timers.apply.read(),
+            waits_met: self.core.waits.timers.met.read(),
+            waits_failed: self.core.waits.timers.failed.read(),
+            waits_dropped: self.core.waits.timers.dropped.read(),
         }
     }
 
@@ -110,8 +110,8 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     #[must_use]
     #[track_caller]
     pub fn observer_times(&self) -> Vec<ObserverTimes> {
-        forbid_in_observer(self.shared.id(), "reading");
-        let guard = self.shared.read_past_writers();
+        forbid_in_observer(self.core.id(), "reading");
+        let guard = self.core.read_past_writers();
         let times = guard.observers.times();
         times.map(|(registered, runs)| ObserverTimes { registered, runs }).collect()
     }

@@ -25,7 +25,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
             return Token::NOTHING;
         }
         let cluster_id = view.cluster_id().unwrap_or_default();
-        Token::in_epoch(cluster_id, view.confirmed(), (self.shared().id(), view.epoch()))
+        Token::in_epoch(cluster_id, view.confirmed(), (self.core().id(), view.epoch()))
     }
 
     /// [`sync`](KeySpace::sync), then a guard whose view has met its revision: a linearizable read.
@@ -50,8 +50,8 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// # Cancel safety
     /// As [`sync`](KeySpace::sync). While etcd cannot be asked it waits: bound it with a timeout.
     pub async fn read_fresh(&self, max_stale: Duration) -> Result<ReadGuard<'_, T>, WaitError> {
-        let published = self.shared().waits.published();
-        let report = self.shared().report.read();
+        let published = self.core().waits.published();
+        let report = self.core().report.read();
         // A broken connection does not refute what was known; a reload may.
         let believed = matches!(report.state, State::Live | State::Reconnecting)
             && !published.contact.suspected

@@ -66,26 +66,26 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
 
     /// Waits for a token; returns the confirmed revision that met it, and the epoch of the wait.
     async fn reach(&self, token: Token) -> Result<(Revision, Option<u64>), WaitError> {
-        let waits = &self.shared.waits;
-        let made_here = token.epoch.filter(|(space, _)| *space == self.shared.id());
+        let waits = &self.core.waits;
+        let made_here = token.epoch.filter(|(space, _)| *space == self.core.id());
         let epoch = made_here.map(|(_, epoch)| epoch);
         let epoch = epoch.or_else(|| waits.published().awaited_epoch());
         // Without a mirror nothing is read from etcd, and nothing can contradict the term.
-        let driven = self.shared.driven.load(Ordering::Acquire);
+        let driven = self.core.driven.load(Ordering::Acquire);
         let awaited = waits.reach(token.revision(), if driven { token.term() } else { 0 }, epoch);
         if token.cluster_id() > 0 {
             // The cluster is known with the first load.
             self.loaded().await?;
             check_cluster(token, &self.snapshot())?;
         }
-        Ok((self.shared.wait(awaited).await?, epoch))
+        Ok((self.core.wait(awaited).await?, epoch))
     }
 
     /// A guard, if the view still belongs to the epoch in which a wait was met. Within the epoch
     /// `confirmed` never goes back (C6), so the view has met the revision too.
     pub(crate) fn read_in(&self, epoch: Option<u64>) -> Result<ReadGuard<'_, T>, WaitError> {
         let view = self.read();
-        self.shared.waits.published().check_epoch(epoch, view.epoch())?;
+        self.core.waits.published().check_epoch(epoch, view.epoch())?;
         Ok(view)
     }
 
@@ -118,10 +118,10 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
 
     /// [`sync`](KeySpace::sync); returns the revision and the epoch of the wait.
     pub(crate) async fn synced(&self) -> Result<(Revision, Option<u64>), WaitError> {
-        let epoch = self.shared.waits.published().awaited_epoch();
-        let ticket = self.shared.waits.ticket();
-        let revision = self.shared.wait(Awaited::Sync { ticket, epoch }).await?;
-        self.shared.wait(Awaited::Revision { revision, epoch, ticket: None }).await?;
+        let epoch = self.core.waits.published().awaited_epoch();
+        let ticket = self.core.waits.ticket();
+        let revision = self.core.wait(Awaited::Sync { ticket, epoch }).await?;
+        self.core.wait(Awaited::Revision { revision, epoch, ticket: None }).await?;
         Ok((revision, epoch))
     }
 
@@ -142,11 +142,11 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     ) -> Result<R, WaitError> {
         loop {
             // Counted before the look, so a step in between is not missed.
-            let after = self.shared.waits.published().publications;
+            let after = self.core.waits.published().publications;
             if let Some(found) = predicate(&self.snapshot()) {
                 return Ok(found);
             }
-            self.shared.wait(Awaited::Publication { after }).await?;
+            self.core.wait(Awaited::Publication { after }).await?;
         }
     }
 
@@ -160,8 +160,8 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// # Cancel safety
     /// As [`wait_for_revision`](KeySpace::wait_for_revision).
     pub fn updated(&self) -> impl Future<Output = Result<Revision, WaitError>> + Send + '_ {
-        let after = self.shared.waits.published().changes;
-        self.shared.wait(Awaited::Change { after })
+        let after = self.core.waits.published().changes;
+        self.core.wait(Awaited::Change { after })
     }
 
     /// Waits for the first load; gives its revision. Returns at once when it is done.
@@ -173,7 +173,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// # Cancel safety
     /// As [`wait_for_revision`](KeySpace::wait_for_revision).
     pub async fn loaded(&self) -> Result<Revision, WaitError> {
-        self.shared.wait(Awaited::Loaded).await
+        self.core.wait(Awaited::Loaded).await
     }
 
     /// Waits for the end of the mirror, whatever brings it about, and gives the reason.
@@ -183,11 +183,11 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     /// As [`wait_for_revision`](KeySpace::wait_for_revision).
     pub async fn closed(&self) -> StopReason {
         loop {
-            if let Some(reason) = self.shared.waits.ended() {
+            if let Some(reason) = self.core.waits.ended() {
                 return reason;
             }
             // Ends only by the end; the reason is read in the next turn.
-            let _ = self.shared.wait(Awaited::Ended).await;
+            let _ = self.core.wait(Awaited::Ended).await;
         }
     }
 }

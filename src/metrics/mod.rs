@@ -56,7 +56,7 @@ use std::time::{Duration, Instant, SystemTime};
 use ::metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use parking_lot::Mutex;
 
-use crate::publish::{Counters, Figures, Gauge as Shows, OnRecord, Shared, State};
+use crate::publish::{Core, Counters, Figures, Gauge as Shows, OnRecord, State};
 
 mod names;
 
@@ -66,7 +66,7 @@ pub use self::names::{ALL, Kind, Metric};
 const BYTES_EVERY: Duration = Duration::from_secs(1);
 
 /// Has the key space tell its figures under `name`.
-pub(crate) fn attach<T: Send + Sync + 'static>(shared: &Shared<T>, name: &str) {
+pub(crate) fn attach<T: Send + Sync + 'static>(shared: &Core<T>, name: &str) {
     describe();
     let name: Arc<str> = if name.is_empty() { "unnamed".into() } else { name.into() };
     let duration =

@@ -11,7 +11,7 @@ use crate::keyspace::KeySpace;
 use crate::mirror::{Feed, Mirror, OnHistoryChange, OnHold, Options, Restore};
 use crate::model::{KeyRange, Revision, StopReason};
 use crate::publish::{
-    Awaited, Cores, FeedSender, HistoryBounds, MAX_DURATION, Shared, State, WaitError, Writer,
+    Awaited, Core, Cores, FeedSender, HistoryBounds, MAX_DURATION, State, WaitError, Writer,
 };
 use crate::source::Source;
 use crate::view::{BadValues, Decoding};
@@ -340,7 +340,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// Dropping the future ends the mirror.
     pub async fn start(self, source: impl Source) -> Result<KeySpace<T>, StopReason> {
         let (ks, mirror) = self.build(source);
-        ks.shared().spawned.store(true, Ordering::Release);
+        ks.core().spawned.store(true, Ordering::Release);
         tokio::spawn(mirror.run());
         let served = ks.loaded().await;
         let restored = ks.status().state == State::Restored;
@@ -383,7 +383,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
             keeper
         });
         #[cfg(feature = "metrics")]
-        crate::metrics::attach(writer.shared(), &name);
+        crate::metrics::attach(writer.core(), &name);
         (ks, Mirror::new(writer, source, options, warm, keeper))
     }
 
@@ -405,12 +405,12 @@ impl<T: Send + Sync + 'static> Builder<T> {
             warm.is_none() && keeper.is_none(),
             "without a mirror nothing is stored or restored; leave `journal` and `restore` out"
         );
-        let shared = Shared::new(self.range);
+        let core = Core::new(self.range);
         if let Some(bounds) = self.history {
-            shared.history.keep(bounds);
+            core.history.keep(bounds);
         }
         let cores = self.cores.unwrap_or_default();
-        (KeySpace::new(Arc::clone(&shared)), Writer::new(shared, self.decoding, cores))
+        (KeySpace::new(Arc::clone(&core)), Writer::new(core, self.decoding, cores))
     }
 }
 
@@ -426,6 +426,6 @@ impl<T> fmt::Debug for Builder<T> {
 impl<T: Send + Sync + 'static> KeySpace<T> {
     /// Waits until the mirror has loaded and watches.
     pub(crate) async fn started(&self) -> Result<Revision, WaitError> {
-        self.shared().wait(Awaited::Watching).await
+        self.core().wait(Awaited::Watching).await
     }
 }

@@ -76,19 +76,19 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         warm: Option<Restore<T>>,
         keeper: Option<Feed>,
     ) -> Self {
-        let shared = writer.shared();
-        shared.driven.store(true, Ordering::Release);
+        let core = writer.core();
+        core.driven.store(true, Ordering::Release);
         let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(()));
         let endpoints: Vec<String> =
             (0..source.endpoints()).map(|index| source.endpoint_name(index)).collect();
         let count = u64::try_from(endpoints.len()).unwrap_or(1).max(1);
         // Many processes that start together should not all begin with the same member.
         let first = usize::try_from(seed % count).unwrap_or(0);
-        let range = (*shared.mirrored).clone();
-        let report = shared.report.read();
+        let range = (*core.mirrored).clone();
+        let report = core.report.read();
         let machine = Machine::new(options.clone(), range, endpoints, first, seed, report);
-        let shutdown = shared.shutdown.subscribe();
-        let requests = Requests::new(source, Arc::clone(&shared.mirrored), options.clone());
+        let shutdown = core.shutdown.subscribe();
+        let requests = Requests::new(source, Arc::clone(&core.mirrored), options.clone());
         Mirror {
             sink: Executor::new(writer, options.name.clone()),
             requests,
@@ -153,7 +153,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             match self.wake().await {
                 Wake::Shutdown => self.handle(Input::Shutdown),
                 Wake::Demand => {
-                    let verdict = self.sink.writer.shared().holds.verdict();
+                    let verdict = self.sink.writer.core().holds.verdict();
                     self.handle(verdict.map_or(Input::Tick, Input::Decided));
                 }
                 Wake::Timer => self.handle(Input::Tick),
@@ -208,7 +208,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         if let Some(wake) = self.wake_before_others().await {
             return wake;
         }
-        let shared = Arc::clone(self.sink.writer.shared());
+        let core = Arc::clone(self.sink.writer.core());
         let deadline = self.machine.deadline();
         // Until the store is proven, events wait in the intake.
         let listens = !self.machine.proves_watch();
@@ -220,7 +220,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             // An error means that no handle and no key space is left, which is the same.
             _ = self.shutdown.wait_for(|stop| *stop) => Wake::Shutdown,
             () = reload_requested(self.sink.writer.tap()) => Wake::ReloadRequested,
-            () = shared.waits.demanded.notified() => Wake::Demand,
+            () = core.waits.demanded.notified() => Wake::Demand,
             Some(answer) = self.requests.tasks.join_next() => Wake::Answer(answer),
             chunk = next_chunk(&mut self.requests.chunks) => Wake::Chunk(chunk),
             // They came in time: the watch was not silent, the mirror did not listen.
@@ -302,11 +302,11 @@ impl<T: Send + Sync + 'static> Mirror<T> {
     }
 
     fn decide(&mut self, input: Input) {
-        let demand = self.sink.writer.shared().waits.demand();
-        self.machine.cut_request = self.sink.writer.shared().cuts.requested();
+        let demand = self.sink.writer.core().waits.demand();
+        self.machine.cut_request = self.sink.writer.core().cuts.requested();
         self.machine.handle(Instant::now(), demand, input);
         // Before any action that follows from it can meet a wait.
-        self.sink.writer.shared().waits.contact(self.machine.contact());
+        self.sink.writer.core().waits.contact(self.machine.contact());
     }
 
     /// Executes actions until none is left; those on the key space answer at once.
@@ -328,11 +328,11 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         }
         self.report();
         #[cfg(feature = "metrics")]
-        self.sink.writer.shared().show(&self.machine.report, self.sink.writer.view());
+        self.sink.writer.core().show(&self.machine.report, self.sink.writer.view());
     }
 
     fn report(&self) {
-        self.sink.writer.shared().report.write(&self.machine.report);
+        self.sink.writer.core().report.write(&self.machine.report);
     }
 
     fn act(&mut self, action: Action) {

@@ -39,7 +39,7 @@ impl<T: Send + Sync + 'static> Executor<T> {
 
     /// Whether the mirror runs as a task of its own.
     pub(crate) fn spawned(&self) -> bool {
-        self.writer.shared().spawned.load(Ordering::Acquire)
+        self.writer.core().spawned.load(Ordering::Acquire)
     }
 
     /// What the machine is told of the view.
@@ -55,7 +55,7 @@ impl<T: Send + Sync + 'static> Executor<T> {
 
     /// Executes an action on the key space and gives its answer; gives other actions back.
     pub(crate) fn execute(&mut self, action: Action) -> Result<Option<Input>, Action> {
-        let waits = &self.writer.shared().waits;
+        let waits = &self.writer.core().waits;
         Ok(match action {
             Action::Watching => {
                 waits.watching();
@@ -88,7 +88,7 @@ impl<T: Send + Sync + 'static> Executor<T> {
                 })
             }
             Action::Hold(held) => {
-                self.writer.shared().holds.offer(held);
+                self.writer.core().holds.offer(held);
                 None
             }
             Action::BeginAudit => {
@@ -111,7 +111,7 @@ impl<T: Send + Sync + 'static> Executor<T> {
                 None
             }
             Action::CutGivenUp { number, why } => {
-                self.writer.shared().cuts.gave_up(number, why);
+                self.writer.core().cuts.gave_up(number, why);
                 None
             }
             Action::Confirm(revision) => {
@@ -126,7 +126,7 @@ impl<T: Send + Sync + 'static> Executor<T> {
     pub(crate) fn abandon(&mut self) {
         self.forget_load();
         self.close_span("ERROR");
-        self.writer.shared().holds.withdraw();
+        self.writer.core().holds.withdraw();
         self.end_audit();
     }
 
@@ -163,14 +163,14 @@ impl<T: Send + Sync + 'static> Executor<T> {
     fn cut_held(&self, number: u64) {
         let view = self.writer.view();
         let (confirmed, epoch, cluster_id) = (view.confirmed(), view.epoch(), view.cluster_id());
-        self.writer.shared().cuts.held(number, Position { confirmed, epoch, cluster_id });
+        self.writer.core().cuts.held(number, Position { confirmed, epoch, cluster_id });
     }
 
     fn take_cut(&self, number: u64, at: Revision) {
         let view = self.writer.view();
-        let cuts = &self.writer.shared().cuts;
+        let cuts = &self.writer.core().cuts;
         if view.revision() <= at && at <= view.confirmed() {
-            cuts.taken(number, Snapshot::new(self.writer.shared().current.load_full()));
+            cuts.taken(number, Snapshot::new(self.writer.core().current.load_full()));
         } else {
             cuts.gave_up(number, CutAbort::Gone);
         }
@@ -192,7 +192,7 @@ impl<T: Send + Sync + 'static> Executor<T> {
             self.tell(|| FeedItem::LoadHeld);
             return Some(Input::Held { header, removed, known });
         }
-        self.writer.shared().holds.withdraw();
+        self.writer.core().holds.withdraw();
         let loading = self.loading.take()?;
         let loaded = self.writer.finish_load(loading, header, same_history);
         if let Ok(applied) = &loaded {

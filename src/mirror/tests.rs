@@ -114,7 +114,7 @@ impl Chaos {
             options.load_timeout = Some(Duration::from_secs(30));
         }
         let range = ks.mirrored().clone();
-        let report = writer.shared().report.read();
+        let report = writer.core().report.read();
         let endpoints = vec!["a".to_owned(), "b".to_owned()];
         let machine = Machine::new(options, range, endpoints, 0, seed, report);
         Chaos {
@@ -217,16 +217,16 @@ impl Chaos {
     }
 
     fn handle(&mut self, demand: Demand, input: Input) {
-        self.machine.cut_request = self.sink.writer.shared().cuts.requested();
+        self.machine.cut_request = self.sink.writer.core().cuts.requested();
         self.machine.handle(self.now, demand, input);
     }
 
     /// Somebody asks for a cut, says its revision, goes away, or gets what was asked for.
     fn want_a_cut(&mut self) {
-        let shared = std::sync::Arc::clone(self.sink.writer.shared());
+        let core = std::sync::Arc::clone(self.sink.writer.core());
         let Some((mut answers, at)) = self.cut.take() else {
             if self.random.chance(30) {
-                self.cut = Some((shared.cuts.ask(Duration::from_secs(2)), None));
+                self.cut = Some((core.cuts.ask(Duration::from_secs(2)), None));
                 self.feed(Input::Tick);
             }
             return;
@@ -243,19 +243,19 @@ impl Chaos {
                 }
             }
             self.cuts += 1;
-        } else if shared
+        } else if core
             .cuts
             .requested()
             .is_none_or(|cut_request| cut_request.number != answers.number)
         {
             // Given up.
         } else if self.random.chance(5) {
-            shared.cuts.withdraw(answers.number);
+            core.cuts.withdraw(answers.number);
             self.feed(Input::Tick);
         } else if let (None, Ok(Ok(position))) = (at, answers.held.try_recv()) {
             assert!(position.confirmed <= self.sink.writer.view().confirmed());
             let at = self.revision();
-            shared.cuts.stop_at(answers.number, at);
+            core.cuts.stop_at(answers.number, at);
             self.feed(Input::Tick);
             self.cut = Some((answers, Some(at)));
         } else {

@@ -27,7 +27,7 @@ use crate::publish::wait::{Awaited, Wait, Waits};
 use crate::view::View;
 
 /// What all handles, guards and the writer of one key space share.
-pub(crate) struct Shared<T> {
+pub(crate) struct Core<T> {
     locked: RwLock<Locked<T>>,
     /// What `locked` shows, for readers that do not lock. It is stored only under the write lock, after the
     /// observers (C4), so that a guard and a snapshot never contradict each other.
@@ -88,11 +88,11 @@ pub(crate) enum Changes<T> {
     AllAdded,
 }
 
-impl<T: Send + Sync + 'static> Shared<T> {
+impl<T: Send + Sync + 'static> Core<T> {
     pub(crate) fn new(mirrored: KeyRange) -> Arc<Self> {
         let mirrored = Arc::new(mirrored);
         let view = View::empty(Arc::clone(&mirrored));
-        Arc::new(Shared {
+        Arc::new(Core {
             current: Current::new(PublishedView::plain(view.share())),
             locked: RwLock::new(Locked { view, observers: Observers::new() }),
             waits: Waits::new(),
@@ -376,7 +376,7 @@ fn everything<T>(view: &View<T>) -> Delta<T> {
     Delta { changes: all_added(view), origin, from: 0, to: view.revision, epoch: view.epoch }
 }
 
-impl<T: Send + Sync + 'static> RemoveObservers for Shared<T> {
+impl<T: Send + Sync + 'static> RemoveObservers for Core<T> {
     fn purge(&self) {
         if reentry::in_observer(self.id()) || reentry::held(self.id()) > 0 {
             return;

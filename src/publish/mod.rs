@@ -23,7 +23,7 @@ mod timer;
 mod wait;
 mod writer;
 
-pub(crate) use self::core::{Changes, Shared};
+pub(crate) use self::core::{Changes, Core};
 pub(crate) use self::cores::Cores;
 pub(crate) use self::cut::{CutAbort, CutReplies, CutRequest, Position};
 pub(crate) use self::feed::{FeedItem, FeedSender, FeedState, Through};

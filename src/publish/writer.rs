@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use super::outcome::{Applied, LoadError};
 use crate::model::{DeltaOrigin, Header, RawKeyValue, Revision, StopReason, Trace, WatchResponse};
-use crate::publish::core::{Changes, Shared};
+use crate::publish::core::{Changes, Core};
 use crate::publish::cores::{Cores, Worker};
 use crate::publish::feed::{FeedItem, FeedSender, Refused, Through};
 use crate::publish::reentry;
@@ -24,7 +24,7 @@ use crate::view::{
 /// A mirror owns one; tests get one from [`Builder::writer`](crate::Builder::writer) to play etcd
 /// by hand. Dropping it ends the key space: waits fail, the last data stays readable.
 pub struct Writer<T: Send + Sync + 'static> {
-    shared: Arc<Shared<T>>,
+    core: Arc<Core<T>>,
     decoding: Decoding<T>,
     /// The threads that decode a load.
     cores: Cores,
@@ -38,10 +38,10 @@ pub struct Writer<T: Send + Sync + 'static> {
 }
 
 impl<T: Send + Sync + 'static> Writer<T> {
-    pub(crate) fn new(shared: Arc<Shared<T>>, decoding: Decoding<T>, cores: Cores) -> Self {
-        let view = View::empty(Arc::clone(&shared.mirrored));
+    pub(crate) fn new(core: Arc<Core<T>>, decoding: Decoding<T>, cores: Cores) -> Self {
+        let view = View::empty(Arc::clone(&core.mirrored));
         Writer {
-            shared,
+            core,
             decoding,
             cores,
             continuity: Continuity::Strict,
@@ -58,14 +58,14 @@ impl<T: Send + Sync + 'static> Writer<T> {
         &self.view
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared<T>> {
-        &self.shared
+    pub(crate) fn core(&self) -> &Arc<Core<T>> {
+        &self.core
     }
 
     /// Gives everything on from here too, raw.
     pub(crate) fn attach_feed(&mut self, tap: FeedSender) {
         // There is one writer, and it gets its tap before anything else.
-        let _ = self.shared.feed_state.set(tap.shared());
+        let _ = self.core.feed_state.set(tap.shared());
         self.tap = Some(tap);
     }
 
@@ -121,7 +121,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
         if events > 0 {
             let feed_state = self.tap.is_some().then(|| batch.arrivals());
             let from = Through::of(&self.view);
-            let mut effects = self.shared.history.is_kept().then(Trace::default);
+            let mut effects = self.core.history.is_kept().then(Trace::default);
             let now = SystemTime::now();
             let mut next =
                 after_batch(&self.view, batch, &places, &self.decoding, now, effects.as_mut());
@@ -130,8 +130,8 @@ impl<T: Send + Sync + 'static> Writer<T> {
             next.view.cluster_id = next.view.cluster_id.or(cluster_id);
             applied.rejected = next.rejected;
             applied.changes = self.publish(next, DeltaOrigin::Events, effects);
-            self.shared.timers.apply.since(began);
-            self.shared.applied(events);
+            self.core.timers.apply.since(began);
+            self.core.applied(events);
             if let (Some(tap), Some(events)) = (&self.tap, feed_state) {
                 let (to, refused) = (Through::of(&self.view), Refused::among(&self.view, &events));
                 tap.send(FeedItem::Events { from, to, events, refused });
@@ -164,7 +164,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
     /// As [`apply`](Writer::apply).
     #[track_caller]
     pub fn load(&mut self, header: Header, kvs: Vec<RawKeyValue>) -> Result<Applied, LoadError> {
-        reentry::forbid_under_guard(self.shared.id(), "applying");
+        reentry::forbid_under_guard(self.core.id(), "applying");
         let doubted = self.continuity == Continuity::Lenient;
         let mut loading = self.begin_load(true, doubted);
         self.load_page(&mut loading, kvs)?;
@@ -188,7 +188,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
         kvs: Vec<RawKeyValue>,
     ) -> Result<(), BadRecord> {
         // A decoder that reads the key space on another thread would wait for this one.
-        reentry::forbid_in_observer(self.shared.id(), "applying");
+        reentry::forbid_in_observer(self.core.id(), "applying");
         let (mut chunks, deciding, booked) = loading.page(kvs);
         self.cores.in_order(
             &mut chunks,
@@ -274,7 +274,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
         self.note_current();
         let changes = self.publish(next, DeltaOrigin::Load, None);
         if let Some(began) = self.load_began.take() {
-            self.shared.timers.load.since(began);
+            self.core.timers.load.since(began);
         }
         if let Some(tap) = &self.tap {
             let (to, refused) = (Through::of(&self.view), Refused::all(&self.view));
@@ -302,7 +302,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
             self.note_current();
         }
         if revision > self.view.confirmed {
-            self.shared.confirm(revision);
+            self.core.confirm(revision);
             let from = Through::of(&self.view);
             self.view.confirmed = revision;
             if let Some(tap) = &self.tap {
@@ -313,14 +313,14 @@ impl<T: Send + Sync + 'static> Writer<T> {
 
     /// Without a mirror the writer reports the state, before it wakes waiters.
     fn note_current(&self) {
-        if !self.shared.driven.load(Ordering::Acquire) {
-            self.shared.report.current();
+        if !self.core.driven.load(Ordering::Acquire) {
+            self.core.report.current();
         }
     }
 
     /// Ends the key space with a reason; its data stays readable.
     pub(crate) fn end(&mut self, reason: StopReason) {
-        self.shared.end(reason);
+        self.core.end(reason);
     }
 
     /// Shows the next view and gives how many entries changed.
@@ -334,7 +334,7 @@ impl<T: Send + Sync + 'static> Writer<T> {
         let changed = next.changes.as_ref().map_or(next.view.len(), Vec::len);
         let changes = next.changes.map_or(Changes::AllAdded, Changes::Known);
         let view = next.view.share();
-        self.shared.publish(next.view, changes, origin, effects);
+        self.core.publish(next.view, changes, origin, effects);
         self.view = view;
         changed
     }

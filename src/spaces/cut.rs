@@ -175,7 +175,7 @@ impl<T: Send + Sync + 'static> KeySpaces<T> {
         let mut members = Vec::with_capacity(ranges.len());
         for range in ranges {
             let ks = self.get(range.clone()).await?;
-            ks.shared().forbid_waiting();
+            ks.core().forbid_waiting();
             members.push(Member { range, ks });
         }
         drop(starting);
@@ -193,7 +193,7 @@ impl<T: Send + Sync + 'static> KeySpaces<T> {
         for (index, member) in members.iter().enumerate() {
             waited_for.store(index, Ordering::Relaxed);
             // In the one order of ranges, so two cuts never wait for one another.
-            turns.push(member.ks.shared().cuts.turn.lock().await);
+            turns.push(member.ks.core().cuts.turn.lock().await);
         }
         loop {
             match attempt(members, hold_max, waited_for).await {
@@ -228,7 +228,7 @@ impl<T: Send + Sync + 'static> Member<T> {
 
     /// Why there was no answer.
     fn obstacle(&self, index: usize, why: CutAbort) -> Obstacle {
-        match self.ks.shared().waits.ended() {
+        match self.ks.core().waits.ended() {
             Some(reason) => Obstacle::Final(self.stopped(reason)),
             None => Obstacle::Passing(index, why),
         }
@@ -251,13 +251,13 @@ struct Asked<'a, T: Send + Sync + 'static> {
 
 impl<'a, T: Send + Sync + 'static> Asked<'a, T> {
     fn new(index: usize, member: &'a Member<T>, hold_max: Duration) -> Self {
-        let shared = member.ks.shared();
-        let answers = shared.cuts.ask(hold_max);
-        if shared.waits.ended().is_some() {
+        let core = member.ks.core();
+        let answers = core.cuts.ask(hold_max);
+        if core.waits.ended().is_some() {
             // It ended before it was asked, so nobody would answer.
-            shared.cuts.end();
+            core.cuts.end();
         }
-        shared.waits.demanded.notify_one();
+        core.waits.demanded.notify_one();
         Asked { index, member, answers }
     }
 
@@ -267,9 +267,9 @@ impl<'a, T: Send + Sync + 'static> Asked<'a, T> {
     }
 
     fn stop_at(&self, revision: Revision) {
-        let shared = self.member.ks.shared();
-        shared.cuts.stop_at(self.answers.number, revision);
-        shared.waits.demanded.notify_one();
+        let core = self.member.ks.core();
+        core.cuts.stop_at(self.answers.number, revision);
+        core.waits.demanded.notify_one();
     }
 
     async fn taken(&mut self) -> Result<Snapshot<T>, Obstacle> {
@@ -280,9 +280,9 @@ impl<'a, T: Send + Sync + 'static> Asked<'a, T> {
 
 impl<T: Send + Sync + 'static> Drop for Asked<'_, T> {
     fn drop(&mut self) {
-        let shared = self.member.ks.shared();
-        if shared.cuts.withdraw(self.answers.number) {
-            shared.waits.demanded.notify_one();
+        let core = self.member.ks.core();
+        if core.cuts.withdraw(self.answers.number) {
+            core.waits.demanded.notify_one();
         }
     }
 }
@@ -321,9 +321,9 @@ async fn revision_now<T: Send + Sync + 'static>(
     asked: &mut Asked<'_, T>,
     epoch: u64,
 ) -> Result<Revision, Obstacle> {
-    let shared = asked.member.ks.shared();
+    let core = asked.member.ks.core();
     let (index, member) = (asked.index, asked.member);
-    let ticket = shared.waits.ticket();
+    let ticket = core.waits.ticket();
     tokio::select! {
         biased;
         // The others need not wait for a mirror that does not hold back any more.
@@ -331,7 +331,7 @@ async fn revision_now<T: Send + Sync + 'static>(
             Err(obstacle) => Err(obstacle),
             Ok(_) => Err(Obstacle::Passing(index, CutAbort::Gone)),
         },
-        revision = shared.wait(Awaited::Sync { ticket, epoch: Some(epoch) }) => match revision {
+        revision = core.wait(Awaited::Sync { ticket, epoch: Some(epoch) }) => match revision {
             Ok(revision) => Ok(revision),
             Err(WaitError::Stopped(reason)) => Err(Obstacle::Final(member.stopped(reason))),
             Err(_) => Err(Obstacle::Passing(index, CutAbort::Interrupted)),

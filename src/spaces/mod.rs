@@ -130,7 +130,7 @@ impl<T: Send + Sync + 'static> KeySpaces<T> {
         loop {
             let ks = self.inner.with_own_count(&range)?;
             match ks.started().await {
-                Ok(_) if ks.shared().waits.ended().is_none() => {
+                Ok(_) if ks.core().waits.ended().is_none() => {
                     self.inner.started(&range, &ks);
                     return Ok(ks);
                 }
@@ -205,7 +205,7 @@ impl<T: Send + Sync + 'static> KeySpaces<T> {
             table.slots.drain().map(|(_, slot)| slot).collect()
         };
         for slot in &slots {
-            slot.root.shared().shutdown.send_replace(true);
+            slot.root.core().shutdown.send_replace(true);
         }
         for slot in slots {
             slot.root.closed().await;
@@ -292,7 +292,7 @@ impl<T: Send + Sync + 'static> Inner<T> {
             if table.slots.get(range).is_some_and(|slot| slot.is_of(ks)) {
                 table.settle(range, &self.options, now, &mut gone);
             }
-            match ks.shared().waits.ended() {
+            match ks.core().waits.ended() {
                 Some(reason) if !table.closed => {
                     let retry_in = table.retry_in(range, now);
                     GetError::Start { range: range.clone(), reason, retry_in }

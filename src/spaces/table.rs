@@ -43,15 +43,15 @@ impl<T: Send + Sync + 'static> Slot<T> {
     }
 
     pub(super) fn is_of(&self, ks: &KeySpace<T>) -> bool {
-        self.root.shared().id() == ks.shared().id()
+        self.root.core().id() == ks.core().id()
     }
 
     pub(super) fn has_started(&self) -> bool {
-        self.root.shared().waits.published().watching
+        self.root.core().waits.published().watching
     }
 
     fn ended(&self) -> Option<StopReason> {
-        self.root.shared().waits.ended()
+        self.root.core().waits.ended()
     }
 }
 

@@ -88,7 +88,7 @@ impl<T: Send + Sync + 'static> Events<T> {
                 let snapshot = if now.step == due.step { now } else { due };
                 return Some(self.sync(&snapshot, SyncReason::Periodic));
             }
-            match self.interested.ks.shared().history.after(self.told) {
+            match self.interested.ks.core().history.after(self.told) {
                 NextRecord::Nothing => return None,
                 NextRecord::Step(step) => self.telling = Some((step, 0)),
                 NextRecord::Gone => {
@@ -144,7 +144,7 @@ impl<T: Send + Sync + 'static> Events<T> {
     fn begins_in_the_view(&self) -> bool {
         let ks = &self.interested.ks;
         let now = ks.snapshot();
-        let here = (ks.shared().id(), now.epoch());
+        let here = (ks.core().id(), now.epoch());
         self.start.epoch == Some(here) && now.confirmed() >= self.start.revision()
     }
 
@@ -155,7 +155,7 @@ impl<T: Send + Sync + 'static> Events<T> {
         if place == shown || (place > shown && place.revision >= now.loaded) {
             self.told = now.step;
         } else {
-            match self.interested.ks.shared().history.passing(place) {
+            match self.interested.ks.core().history.passing(place) {
                 Lookup::By(step) => {
                     self.told = step.number - 1;
                     self.telling = Some((step, 0));
@@ -232,7 +232,7 @@ impl<T: Send + Sync + 'static> Events<T> {
     /// Tells what a snapshot shows, and goes on after it.
     fn sync(&mut self, now: &Snapshot<T>, reason: SyncReason) -> KeyEvent<T> {
         if reason == SyncReason::Behind {
-            let history = &self.interested.ks.shared().history;
+            let history = &self.interested.ks.core().history;
             history.behind.fetch_add(1, Ordering::Relaxed);
         }
         (self.told, self.place, self.telling) = (now.step, Place::confirmed(now), None);

@@ -206,7 +206,7 @@ impl<T: Send + Sync + 'static> Events<T> {
         let revision = if idle { view.confirmed } else { self.place.revision };
         let mut highest = self.highest.lock();
         *highest = (*highest).max(Place { revision, ..self.place });
-        Token::in_epoch(self.cluster_id, highest.revision, (ks.shared().id(), highest.epoch))
+        Token::in_epoch(self.cluster_id, highest.revision, (ks.core().id(), highest.epoch))
     }
 
     /// Waits until the consumer has been told its first `Sync`, or has gone on from where it

@@ -17,7 +17,7 @@ fn follow(members: usize, budget: usize) -> (u32, u32) {
         vec!["proxy".to_owned()],
         0,
         1,
-        chaos.sink.writer.shared().report.read(),
+        chaos.sink.writer.core().report.read(),
     );
     let kv = RawKeyValue {
         key: b"/k/a".into(),

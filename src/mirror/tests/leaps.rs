@@ -20,7 +20,7 @@ pub(super) fn live_with(options: Options, version: ServerVersion) -> Chaos {
         vec!["a".to_owned()],
         0,
         1,
-        chaos.sink.writer.shared().report.read(),
+        chaos.sink.writer.core().report.read(),
     );
     tell(&mut chaos, Input::Start);
     tell(&mut chaos, Input::Connected(Ok(())));

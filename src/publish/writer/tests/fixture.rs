@@ -46,20 +46,20 @@ fn h58_a_read_under_suspicion_believes_no_age() {
     let hour = std::time::Duration::from_secs(3600);
     assert!(poll(pin!(ks.read_fresh(hour))).is_ready());
     let suspected = Contact { suspected: true, ..Contact::default() };
-    ks.shared().waits.contact(suspected);
+    ks.core().waits.contact(suspected);
     let mut reading = pin!(ks.read_fresh(hour));
     assert!(poll(reading.as_mut()).is_pending());
-    ks.shared().waits.synced(1, 12);
+    ks.core().waits.synced(1, 12);
     assert!(poll(reading.as_mut()).is_pending(), "the read itself may be the evidence");
-    ks.shared().waits.contact(Contact::default());
+    ks.core().waits.contact(Contact::default());
     assert!(matches!(poll(reading), Poll::Ready(Ok(view)) if view.confirmed() == 12));
     // Nor does a key space that reads everything again.
-    let mut report = ks.shared().report.read();
+    let mut report = ks.core().report.read();
     report.state = State::Reconnecting;
-    ks.shared().report.write(&report);
+    ks.core().report.write(&report);
     assert!(poll(pin!(ks.read_fresh(hour))).is_ready(), "a break refutes nothing");
     report.state = State::Reloading;
-    ks.shared().report.write(&report);
+    ks.core().report.write(&report);
     assert!(poll(pin!(ks.read_fresh(hour))).is_pending());
     writer.confirm(13);
 }
