@@ -41,7 +41,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
         let (rejected, poisoned_observers) = if in_observer(self.core.id()) {
             (0, Vec::new())
         } else {
-            let guard = self.core.read_past_writers();
+            let guard = self.core.read_locked();
             (guard.view.rejected.len(), guard.observers.poisoned())
         };
         let age = |instant: tokio::time::Instant| instant.elapsed();
@@ -111,7 +111,7 @@ impl<T: Send + Sync + 'static> KeySpace<T> {
     #[track_caller]
     pub fn observer_times(&self) -> Vec<ObserverTimes> {
         forbid_in_observer(self.core.id(), "reading");
-        let guard = self.core.read_past_writers();
+        let guard = self.core.read_locked();
         let times = guard.observers.times();
         times.map(|(registered, runs)| ObserverTimes { registered, runs }).collect()
     }

@@ -149,7 +149,8 @@ impl<T: Send + Sync + 'static> Builder<T> {
         self
     }
 
-    /// How many threads decode the values of a load at most, the loading one included; zero counts as one.
+    /// How many threads decode the values of a load at most, the loading one included; zero counts as one, and
+    /// 256 are the most.
     ///
     /// The default is the number of cores that the process may use (affinity and the quota of its
     /// container count), at most 8. The helping threads are started for a page of a load and end with it.
@@ -159,7 +160,9 @@ impl<T: Send + Sync + 'static> Builder<T> {
     /// start once a chunk has taken 0.1 ms and two more are left, so small pages and cheap decoders start
     /// none. Four chunks for each thread are in flight at most.
     ///
-    /// Set one where the decoder depends on the thread it runs on, or where a reload must leave the other
+    /// Helping threads have the stack of `std::thread`, 2 MiB unless `RUST_MIN_STACK` is set.
+    ///
+    /// Set one where the decoder needs a larger stack, where it depends on the thread it runs on, or where a reload must leave the other
     /// cores alone. Batches of events are always decoded by one thread.
     pub fn load_threads(mut self, threads: usize) -> Self {
         self.cores = Some(Cores::new(threads));

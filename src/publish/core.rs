@@ -206,8 +206,10 @@ impl<T: Send + Sync + 'static> Core<T> {
         }
         let kept = kept.and_then(|view| Step::leading_to(&view, before, origin, delta, effects));
         self.history.push(step, kept);
+        // Also if a value panics when it is dropped: waiters must not miss what is published (C8).
+        let waits = OnDrop(|| self.waits.publish(to, confirmed, epoch, first || changed));
         drop((old, replaced, published, removed));
-        self.waits.publish(to, confirmed, epoch, first || changed);
+        drop(waits);
     }
 
     /// Stores the locked view for readers that do not lock; returns the one before, to be dropped after
@@ -223,7 +225,7 @@ impl<T: Send + Sync + 'static> Core<T> {
         self.current.swap(next)
     }
 
-    /// Stores the locked view anew, since shared states came or went.
+    /// Stores the locked view again, since shared states were added or removed.
     fn store_again(&self, locked: &WriteGuard<'_, T>) -> Arc<PublishedView<T>> {
         self.store(locked, PublishedView::plain(locked.view.share()))
     }
@@ -243,8 +245,9 @@ impl<T: Send + Sync + 'static> Core<T> {
         locked.view.confirmed = confirmed;
         let replaced = self.store(&locked, shown);
         locked.unlock();
+        let waits = OnDrop(|| self.waits.publish(revision, confirmed, epoch, false));
         drop((replaced, published, removed));
-        self.waits.publish(revision, confirmed, epoch, false);
+        drop(waits);
     }
 
     /// Registers an observer and shows it what is already there.
@@ -273,22 +276,29 @@ impl<T: Send + Sync + 'static> Core<T> {
             };
             let Locked { view, observers } = &mut *locked;
             let Some(slot) = slot.take() else { break };
-            let shared = slot.is_shared();
+            let initial = slot.shared_state();
             observers.add(self.id(), slot, &everything, view);
-            let replaced = shared.then(|| self.store_again(&locked));
+            let replaced = initial.is_some().then(|| self.store_again(&locked));
             locked.unlock();
-            drop(replaced);
+            // The initial state may have been replaced already.
+            drop((replaced, initial));
             break;
         }
         handle
     }
 
     /// A read that goes past a waiting writer. Shuttle's lock has none; nothing nests under it.
-    pub(crate) fn read_past_writers(&self) -> RwLockReadGuard<'_, Locked<T>> {
+    fn read_past_writers(&self) -> RwLockReadGuard<'_, Locked<T>> {
         #[cfg(not(shuttle))]
         return self.locked.read_recursive();
         #[cfg(shuttle)]
         self.locked.read()
+    }
+
+    /// A read of everything behind the lock, which waits behind a waiting writer unless this thread holds a
+    /// guard.
+    pub(crate) fn read_locked(&self) -> RwLockReadGuard<'_, Locked<T>> {
+        if reentry::held(self.id()) > 0 { self.read_past_writers() } else { self.locked.read() }
     }
 
     /// Ends the key space; the first reason stays.
@@ -362,6 +372,15 @@ impl<T: Send + Sync + 'static> Core<T> {
     pub(crate) fn snapshot(&self) -> Snapshot<T> {
         reentry::forbid_in_observer(self.id(), "reading");
         Snapshot::new(self.current.load())
+    }
+}
+
+/// Calls a function when it is dropped.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
     }
 }
 

@@ -14,6 +14,9 @@ use tracing::{Dispatch, Span, dispatcher};
 /// Above it a load gains little: the caller feeds the helpers and collects what they did.
 const DEFAULT_MAX: usize = 8;
 
+/// More threads than this are not started, whatever is asked for.
+const MOST: usize = 256;
+
 /// Jobs in flight for each thread: waiting, running, or done and not delivered.
 const AHEAD: usize = 4;
 
@@ -44,9 +47,9 @@ pub(crate) enum Worker {
 }
 
 impl Cores {
-    /// Zero counts as one.
+    /// Zero counts as one, and more than [`MOST`] as so many.
     pub(crate) fn new(threads: usize) -> Self {
-        Cores { threads: threads.max(1), worth: WORTH }
+        Cores { threads: threads.clamp(1, MOST), worth: WORTH }
     }
 
     /// Passes the result of every job to `deliver`, on this thread and in the order of the jobs.
@@ -80,10 +83,11 @@ impl Cores {
         let mut jobs = jobs.fuse();
         let line = Line::new();
         let (dispatch, span) = (dispatcher::get_default(Dispatch::clone), Span::current());
+        let run = || span.in_scope(|| line.help(|job| work(job, Worker::Helper)));
+        // Setting a default, even none, ends the forwarding of records to the crate `log`.
+        let traced = dispatcher::has_been_set();
         let help = || {
-            dispatcher::with_default(&dispatch, || {
-                span.in_scope(|| line.help(|job| work(job, Worker::Helper)))
-            })
+            if traced { dispatcher::with_default(&dispatch, run) } else { run() }
         };
         thread::scope(|scope| {
             let _closed = Closing(&line);

@@ -59,6 +59,17 @@ impl LockTimes {
         locked
     }
 
+    /// A writer that waits has waited for readers from now on only; before, another writer had the lock.
+    fn unlocked_by_writer(&self) {
+        let since = self.writer_waits_since.load(Ordering::Relaxed);
+        if since > 0 {
+            let now = nanos(self.begun.elapsed()).max(1);
+            let (ok, failed) = (Ordering::Relaxed, Ordering::Relaxed);
+            // It has just been replaced, or taken back: both are as new as this.
+            let _ = self.writer_waits_since.compare_exchange(since, now, ok, failed);
+        }
+    }
+
     /// Records that a read guard was held for as long as the writer has waited, at least.
     fn note_writer_wait(&self) {
         let since = self.writer_waits_since.load(Ordering::Relaxed);
@@ -154,7 +165,7 @@ impl<'a, T> ReadGuard<'a, T> {
 
     /// This view as a value, to be kept without the lock; in O(1).
     ///
-    /// So a handler can read several states derived in place under the guard, and go on with the data of
+    /// So a handler can read several states derived in place under the guard, and keep the data of
     /// exactly the same step.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot<T> {
@@ -260,6 +271,7 @@ impl<'a, T> WriteGuard<'a, T> {
     /// Unlocks; waiting readers are served before the next writer.
     pub(crate) fn unlock(self) {
         let WriteGuard { hold, locked } = self;
+        hold.times.unlocked_by_writer();
         drop(hold);
         RwLockWriteGuard::unlock_fair(locked);
     }

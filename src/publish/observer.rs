@@ -194,7 +194,8 @@ impl<T> Slot<T> {
                 let Some(old) = shared.downcast_ref::<Arc<S>>() else { return };
                 let next = run(old, delta, view, earlier);
                 if !Arc::ptr_eq(old, &next) {
-                    // The published view still holds the old one, so it is not dropped under the lock (C5).
+                    // The published view, or the one who registers, still holds the old one, so it is not
+                    // dropped under the lock (C5).
                     *shared = Arc::new(next);
                 }
             };
@@ -210,6 +211,14 @@ impl<T> Slot<T> {
             timer: Timer::default(),
             state,
             run: Mutex::new(run),
+        }
+    }
+
+    /// The state, if it is published with each view.
+    pub(crate) fn shared_state(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        match &self.state {
+            State::Shared(state) => Some(Arc::clone(state)),
+            State::Owned(_) => None,
         }
     }
 

@@ -182,7 +182,8 @@ impl Hold {
     }
 
     fn count_in_others(space: SpaceId) {
-        OTHERS.with(|others| {
+        // Where the list of this thread is gone, nothing is left to count.
+        let _ = OTHERS.try_with(|others| {
             let mut others = others.borrow_mut();
             match others.iter_mut().find(|(id, _)| *id == space) {
                 Some((_, count)) => *count += 1,

@@ -17,7 +17,9 @@ use crate::view::View;
 /// the mirror nor other readers, and may be kept across an `.await`. It shares its storage with the key
 /// space. Only the entries that the key space replaces later stay in memory while it lives.
 ///
-/// The first seven snapshots that a thread holds at once cost no reference count; further ones cost one.
+/// The first eight snapshots that a thread holds at once cost no reference count. Each further one costs one,
+/// 40 ns instead of 13, and more when threads take it at the same time: a task that keeps a snapshot for long
+/// keeps a `clone` and drops the original.
 /// A thread that dropped its snapshots keeps no view in memory, whether it idles or ends.
 pub struct Snapshot<T> {
     kept: Kept<T>,
@@ -43,8 +45,11 @@ impl<T> Snapshot<T> {
     /// Clone the `Arc` to keep the state without the snapshot.
     ///
     /// # Panics
-    /// When the observer panicked, was registered after this snapshot was taken, was removed before, or is of
-    /// another key space.
+    /// When the observer panicked, belongs to another key space, was registered after this view was published,
+    /// or was removed before that.
+    ///
+    /// A removal that finds the lock taken takes effect with the next step or progress; until then snapshots
+    /// have the state.
     #[must_use]
     #[track_caller]
     pub fn derived<S: Send + Sync + 'static>(&self, token: &SharedDerived<S>) -> &Arc<S> {
@@ -58,8 +63,8 @@ impl<T> Snapshot<T> {
     ///
     /// # Errors
     /// [`DerivedError::Poisoned`] after a panic of its observer: it no longer follows the data.
-    /// [`DerivedError::NotHere`] when it was registered after this snapshot was taken, was removed before, or
-    /// is of another key space.
+    /// [`DerivedError::NotHere`] when it belongs to another key space, was registered after this view was
+    /// published, or was removed before that.
     pub fn try_derived<S: Send + Sync + 'static>(
         &self,
         token: &SharedDerived<S>,

@@ -333,9 +333,12 @@ impl<T: Send + Sync + 'static> Writer<T> {
     ) -> usize {
         let changed = next.changes.as_ref().map_or(next.view.len(), Vec::len);
         let changes = next.changes.map_or(Changes::AllAdded, Changes::Known);
-        let view = next.view.share();
+        reentry::forbid_in_observer(self.core.id(), "applying");
+        reentry::forbid_under_guard(self.core.id(), "applying");
+        // Set before, so that it is right even if a replaced value panics when it is dropped.
+        let before = std::mem::replace(&mut self.view, next.view.share());
         self.core.publish(next.view, changes, origin, effects);
-        self.view = view;
+        drop(before);
         changed
     }
 

@@ -26,8 +26,8 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// Batches of events are decoded on the task that drives the mirror, one value after the other. The
 /// values of a load are decoded by several threads at once and in any order, unless
 /// [`Builder::load_threads`](crate::Builder::load_threads) is one. The helping threads end with the page, so
-/// what a decoder keeps in thread-locals is lost; they run in the span and with the subscriber of the
-/// mirror. A decoder must not wait for a lock, or read under a guard, that the caller of
+/// what a decoder keeps in thread-locals is lost, and have 2 MiB of stack; they run in the span and with the
+/// subscriber of the mirror. A decoder must not wait for a lock, or read under a guard, that the caller of
 /// [`Writer::load`](crate::Writer::load) holds.
 ///
 /// ```

@@ -192,8 +192,8 @@ impl<T> View<T> {
     /// The entries of `keys`, in the order of the keys, each `None` if the key is absent. For k keys
     /// in O(k log n).
     ///
-    /// The keys need no order, and a key may occur twice. Waits for memory overlap, so in a large key
-    /// space this takes a third of the time of as many [`get`](View::get)s. Beyond the result it
+    /// The keys need no order, and a key may occur twice. Waits for memory overlap: with a million keys this
+    /// takes 0.4 of the time of as many [`get`](View::get)s, with a thousand 0.8. Beyond the result it
     /// needs a fixed amount of memory.
     ///
     /// # Panics

@@ -98,6 +98,61 @@ fn c5_a_state_is_dropped_with_its_last_snapshot_and_outside_the_lock() {
     shared.lock().unwrap().take();
 }
 
+/// Counts the time that it is held up, if it is dropped while the lock is taken.
+struct DropsUnlocked(KeySpace<String>);
+
+impl Drop for DropsUnlocked {
+    fn drop(&mut self) {
+        // It would hang, or panic inside the observer.
+        drop((self.0.read(), self.0.snapshot()));
+    }
+}
+
+#[test]
+fn c5_the_initial_state_is_dropped_outside_the_lock() {
+    let (ks, mut writer) = space();
+    write(&mut writer);
+    let first = Arc::new(DropsUnlocked(ks.clone()));
+    let weak = Arc::downgrade(&first);
+    let (inner, kept) = (ks.clone(), Arc::new(Mutex::new(None)));
+    let keep = Arc::clone(&kept);
+    let token = ks.derive_shared(first, move |_, _, _, _| {
+        let next = Arc::new(DropsUnlocked(inner.clone()));
+        *keep.lock().unwrap() = Some(Arc::clone(&next));
+        next
+    });
+    assert!(weak.upgrade().is_none(), "replaced at its registration");
+    assert!(ks.snapshot().try_derived(&token).is_ok());
+    assert_eq!(ks.status().poisoned_observers, []);
+    token.remove();
+    drop(kept.lock().unwrap().take());
+}
+
+#[test]
+fn c8_waits_are_met_though_a_replaced_state_panics() {
+    struct Panics;
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+    let (ks, mut writer) = space();
+    write(&mut writer);
+    let states = Mutex::new(Some(Arc::new(Some(Panics))));
+    let state = states.lock().unwrap().take().unwrap();
+    let token = ks.derive_shared(state, |old, _, view, _| match view.revision() {
+        2 => Arc::clone(old),
+        _ => Arc::new(None),
+    });
+    assert_eq!(panic_of(|| write(&mut writer)).0, "dropped");
+    assert_eq!(ks.snapshot().revision(), 3);
+    assert_eq!(common::now(ks.wait_for_revision(3)).unwrap(), 3);
+    assert_eq!(writer.view().revision(), 3);
+    write(&mut writer);
+    assert_eq!(ks.snapshot().get("/a").unwrap().version(), 3);
+    assert!(ks.snapshot().derived(&token).is_none());
+}
+
 #[test]
 fn c4_after_a_panic_snapshots_say_so_and_earlier_ones_keep_their_state() {
     let (ks, mut writer) = space();
