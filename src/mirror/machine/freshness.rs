@@ -334,24 +334,34 @@ impl Machine {
             return self.fail(now, SourceError::new(kind, message));
         }
         if page.kvs.is_empty() && usize::try_from(page.count) == Ok(self.known.keys) {
-            self.fresh.behind_since = None;
-            self.fresh.awaiting = None;
-            self.fresh.suspecting = false;
-            self.fresh.next_check = Some(now + self.pause_between_checks());
-            self.mark_healthy();
-            if self.gapless == cursor {
-                // Nothing was skipped before, and what is skipped since the count would have shown.
-                self.gapless = at.unwrap_or(header.revision);
-            }
-            return self.confirm(now, at.unwrap_or(header.revision));
+            self.counted_the_same(now, cursor, at.unwrap_or(header.revision));
+        } else {
+            self.counted_others(now, asked, page.kvs.is_empty());
         }
-        // The store has more than is known here. Its events may be on their way; if none comes,
-        // the watch is dead or has lost history (F35, F47).
+    }
+
+    /// The store has the known keys unchanged at `revision`.
+    fn counted_the_same(&mut self, now: Instant, cursor: Revision, revision: Revision) {
+        self.fresh.behind_since = None;
+        self.fresh.awaiting = None;
+        self.fresh.suspecting = false;
+        self.fresh.next_check = Some(now + self.pause_between_checks());
+        self.mark_healthy();
+        if self.gapless == cursor {
+            // Nothing was skipped before, and what is skipped since the count would have shown.
+            self.gapless = revision;
+        }
+        self.confirm(now, revision);
+    }
+
+    /// The store has more than is known here. Its events may be on their way; if none comes, the watch is
+    /// dead or has lost history (F35, F47).
+    fn counted_others(&mut self, now: Instant, asked: Instant, nothing_newer: bool) {
         if !self.behind_for_too_long(now, asked) {
             return;
         }
-        if page.kvs.is_empty() {
-            // Nothing newer to deliver, yet the keys are not as many: history was lost before.
+        if nothing_newer {
+            // Nothing to deliver, yet the keys are not as many: history was lost before.
             self.report.counters.discontinuities += 1;
             let name = &self.options.name;
             tracing::warn!(%name, "the store counts other keys; everything is read again");
