@@ -198,18 +198,21 @@ impl<T: Send + Sync + 'static> Core<T> {
         removed.extend(observers.purge());
         let replaced = self.store(&locked, shown);
         locked.unlock();
-        match &delta {
-            Some(delta) if !first && before.epoch == epoch => {
-                self.interests.wake(&delta.changes, Change::key);
-            }
-            _ => self.interests.wake_all(),
-        }
+        self.wake_subscribers(delta.as_ref().filter(|_| !first && before.epoch == epoch));
         let kept = kept.and_then(|view| Step::leading_to(&view, before, origin, delta, effects));
         self.history.push(step, kept);
         // Also if a value panics when it is dropped: waiters must not miss what is published (C8).
         let waits = OnDrop(|| self.waits.publish(to, confirmed, epoch, first || changed));
         drop((old, replaced, published, removed));
         drop(waits);
+    }
+
+    /// Wakes the subscribers of the ranges that changed; all of them where the changes are not known.
+    fn wake_subscribers(&self, delta: Option<&Delta<T>>) {
+        match delta {
+            Some(delta) => self.interests.wake(&delta.changes, Change::key),
+            None => self.interests.wake_all(),
+        }
     }
 
     /// Stores the locked view for readers that do not lock; returns the one before, to be dropped after
