@@ -24,7 +24,7 @@ const CHUNKS_AHEAD: usize = 4;
 
 type Chunk = Result<Option<RangeChunk>, SourceError>;
 
-/// What is under way with an endpoint.
+/// The requests and streams that are open at an endpoint.
 pub(super) struct Requests {
     source: Arc<dyn Source>,
     mirrored: Arc<KeyRange>,
@@ -39,7 +39,7 @@ pub(super) struct Requests {
     pub(super) chunks: Option<mpsc::Receiver<Chunk>>,
 }
 
-/// What a finished request brings.
+/// The result of a finished request.
 pub(super) struct Answer {
     generation: u64,
     outcome: Outcome,
@@ -138,7 +138,7 @@ impl Requests {
         });
     }
 
-    /// Keeps what a finished request has opened; returns what the machine is told of it.
+    /// Keeps the connection or stream that a finished request has opened; returns the machine's input.
     pub(super) fn finished(&mut self, answer: Result<Answer, JoinError>) -> Option<Input> {
         let answer = match answer {
             Ok(answer) => answer,

@@ -29,7 +29,7 @@ use crate::view::View;
 /// What all handles, guards and the writer of one key space share.
 pub(crate) struct Core<T> {
     locked: RwLock<Locked<T>>,
-    /// What `locked` shows, for readers that do not lock. It is stored only under the write lock, after the
+    /// The same view as in `locked`, for readers that do not lock. It is stored only under the write lock, after the
     /// observers (C4), so that a guard and a snapshot never contradict each other.
     pub(crate) current: Current<T>,
     pub(crate) waits: Waits,

@@ -47,7 +47,7 @@ pub(crate) enum Worker {
 }
 
 impl Cores {
-    /// Zero counts as one, and more than [`MOST`] as so many.
+    /// At least one, and at most [`MOST`].
     pub(crate) fn new(threads: usize) -> Self {
         Cores { threads: threads.clamp(1, MOST), worth: WORTH }
     }
@@ -115,7 +115,7 @@ impl Cores {
     }
 }
 
-/// What the caller does next.
+/// The next action of the caller.
 enum Turn<I, O> {
     Deliver(thread::Result<O>),
     Work(usize, I),

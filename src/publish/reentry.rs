@@ -16,7 +16,7 @@ pub(crate) type SpaceId = usize;
 type Counts = RefCell<SmallVec<[(SpaceId, u32); 4]>>;
 type Running = RefCell<SmallVec<[(SpaceId, &'static Location<'static>); 2]>>;
 
-/// What a plain read looks at. Cells alone need no destructor, so reaching them takes no check.
+/// The counts that a plain read needs. Cells alone need no destructor, so reaching them takes no check.
 struct Local {
     /// A key space that this thread holds guards of; zero for none, as no address is.
     space: Cell<SpaceId>,
@@ -122,7 +122,7 @@ impl Drop for ObserverScope {
     }
 }
 
-/// One guard in so many is timed, and the first of each thread.
+/// One guard in 64 is timed, and the first of each thread.
 const SAMPLE: u32 = 64;
 
 /// Counts one guard of this thread until dropped.

@@ -62,14 +62,14 @@ impl<T: Send + Sync + 'static> Writer<T> {
         &self.core
     }
 
-    /// Gives everything on from here too, raw.
+    /// Sends everything to the feed too, as it arrives.
     pub(crate) fn attach_feed(&mut self, tap: FeedSender) {
-        // There is one writer, and it gets its tap before anything else.
+        // There is one writer, and its feed is attached before anything else.
         let _ = self.core.feed_state.set(tap.shared());
         self.tap = Some(tap);
     }
 
-    /// Gives nothing on any more.
+    /// Sends nothing more to the feed.
     pub(crate) fn close_feed(&mut self) {
         self.tap = None;
     }
